@@ -1,0 +1,1 @@
+"""A point in weight space: lazy readers, layout, fingerprint, streaming writer."""

@@ -1,0 +1,249 @@
+"""Which files make up a checkpoint: a single file, an index, several shards, or subfolders; decided without reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+from taskvec.checkpoint.safetensors_file import SafetensorsFile
+from taskvec.checkpoint.source import AbstractSource, Home, TensorSpec
+from taskvec.errors import FormatError
+
+if TYPE_CHECKING:
+    from taskvec.ops.bits import Bits
+
+STANDARD = ("model", "diffusion_pytorch_model", "pytorch_model")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_INDEX_LIMIT = 100_000_000
+
+
+class TensorFile(Protocol):
+    """One opened file of tensors (safetensors or a restricted pickle)."""
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Shape and dtype of each tensor, in on-disk order."""
+
+    @property
+    def ties(self) -> Mapping[str, str]:
+        """Alias → the name that holds its data."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The file's own string table."""
+
+    def bits(self, name: str, start: int, stop: int) -> Bits:
+        """See `AbstractSource.bits`."""
+
+    def identity(self, name: str) -> tuple[object, ...] | None:
+        """See `AbstractSource.identity`."""
+
+
+@final
+class FileSource(AbstractSource):
+    """The tensors of one or more files, under one table of names."""
+
+    def __init__(self, root: Path, files: Mapping[str, TensorFile], *, single: bool) -> None:
+        self._where: dict[str, tuple[TensorFile, str]] = {}
+        self.specs = {}
+        self.ties = {}
+        shards: dict[str, tuple[str, ...]] = {}
+        for relative, file in files.items():
+            prefix = _prefix(relative)
+            shards[relative] = tuple(prefix + n for n in file.specs)
+            for name, spec in file.specs.items():
+                full = prefix + name
+                if full in self._where:
+                    other = next(r for r, names in shards.items() if full in names)
+                    raise FormatError(
+                        f"tensor '{full}' is in both '{other}' and '{relative}' of '{root}'.",
+                        "name the one file to open, or remove the copy.",
+                    )
+                self._where[full] = (file, name)
+                self.specs[full] = spec
+            self.ties |= {prefix + alias: prefix + kept for alias, kept in file.ties.items()}
+        self.home = Home(root, shards, {r: f.metadata for r, f in files.items()}, single)
+
+    def bits(self, name: str, start: int, stop: int) -> Bits:
+        """See the base class."""
+        file, inner = self._where[name]
+        return file.bits(inner, start, stop)
+
+    def identity(self, name: str) -> tuple[object, ...] | None:
+        """See the base class."""
+        file, inner = self._where[name]
+        return file.identity(inner)
+
+
+def open_files(path: Path) -> FileSource:
+    """The source for an existing local file or folder.
+
+    Raises:
+        FormatError: nothing that holds weights, an index that lies, or a file that breaks its format.
+    """
+    if path.is_file():
+        return FileSource(path, {path.name: _open(path)}, single=True)
+    names = list(_weight_files(path))
+    if not names:
+        raise FormatError(
+            f"'{path}' holds no weights: no *.safetensors, pytorch_model.bin, *.pt or *.pth.",
+            "name the folder that holds the model's files.",
+        )
+    for relative in names:
+        _inside(path, path, relative)
+    files = {relative: _open(path / relative) for relative in names}
+    for folder in dict.fromkeys(PurePosixPath(n).parent for n in names):
+        _check_index(path, folder, files)
+    return FileSource(path, _without_variants(files), single=False)
+
+
+def _open(path: Path) -> TensorFile:
+    if path.suffix == ".safetensors":
+        return SafetensorsFile(path)
+    if path.suffix in PICKLES:
+        from taskvec.checkpoint.torch_file import TorchFile
+
+        return TorchFile(path)
+    raise FormatError(
+        f"'{path}' is neither a safetensors file nor a torch file ({', '.join(PICKLES)}).",
+        "convert it to safetensors.",
+    )
+
+
+def _prefix(relative: str) -> str:
+    folder = PurePosixPath(relative).parent.as_posix()
+    return "" if folder == "." else folder + "/"
+
+
+def _weight_files(root: Path) -> Iterator[str]:
+    """Relative paths of the weight files, in name order within each folder."""
+    for folder in _folders(root):
+        yield from ((folder / n).as_posix() for n in _files_in(root / folder))
+
+
+def _folders(root: Path) -> list[PurePosixPath]:
+    """The folders that hold weights: named by modules.json or model_index.json, else the root, else its children."""
+    here = PurePosixPath(".")
+    if (root / "modules.json").is_file():
+        table = _json(root / "modules.json")
+        listed = [str(m.get("path", "")) for m in table if isinstance(m, dict)] if isinstance(table, list) else []
+        return list(dict.fromkeys([here, *(_inside(root, root / "modules.json", p) for p in listed)]))
+    if (root / "model_index.json").is_file():
+        table = _json(root / "model_index.json")
+        parts = [k for k, v in table.items() if isinstance(v, list)] if isinstance(table, dict) else []
+        return [here, *(_inside(root, root / "model_index.json", p) for p in sorted(parts))]
+    if list(_files_in(root)):
+        return [here]
+    return [PurePosixPath(p.name) for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
+
+
+def _files_in(folder: Path) -> list[str]:
+    """Names of the weight files of one folder; safetensors are preferred to pickles, standard names to others."""
+    if not folder.is_dir():
+        return []
+    names = sorted(p.name for p in folder.iterdir() if p.is_file() or p.is_symlink())
+    index = _index_in(folder)
+    if index:
+        return _indexed(folder, index)
+    tensors = [n for n in names if n.endswith(".safetensors") and n != "adapter_model.safetensors"]
+    if tensors:
+        return sorted(tensors, key=lambda n: (Path(n).stem not in STANDARD, n))
+    return _pickles(folder, names)
+
+
+def _pickles(folder: Path, names: list[str]) -> list[str]:
+    standard = [n for n in names if Path(n).stem in STANDARD and Path(n).suffix in PICKLES]
+    if standard:
+        return standard[:1]
+    skip = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "adapter_model")
+    others = [n for n in names if Path(n).suffix in PICKLES and not n.startswith(skip)]
+    if len(others) > 1:
+        raise FormatError(f"'{folder}' has several torch files: {', '.join(others[:5])}.", "name the one to open.")
+    return others
+
+
+def _without_variants(files: dict[str, TensorFile]) -> dict[str, TensorFile]:
+    """Drop files that only repeat, under the same names, what the folder's standard file holds (fp16 variants)."""
+    kept = dict(files)
+    for relative, file in files.items():
+        path = PurePosixPath(relative)
+        if path.stem not in STANDARD:
+            continue
+        for other, copy in files.items():
+            if other != relative and _prefix(other) == _prefix(relative) and copy.specs.keys() <= file.specs.keys():
+                kept.pop(other, None)
+    return kept
+
+
+def _index_in(folder: Path) -> str | None:
+    names = sorted(p.name for p in folder.iterdir() if p.name.endswith(".index.json"))
+    for standard in (f"{stem}{suffix}.index.json" for suffix in (".safetensors", ".bin") for stem in STANDARD):
+        if standard in names:
+            return standard
+    others = [n for n in names if n.endswith(".safetensors.index.json")]
+    if len(others) > 1:
+        raise FormatError(f"'{folder}' has {len(others)} indexes: {', '.join(others)}.", "keep one of them.")
+    return others[0] if others else None
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    table = _json(path)
+    weight_map = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise FormatError(f"'{path}' has no weight_map from tensor names to file names.")
+    return weight_map
+
+
+def _indexed(folder: Path, index: str) -> list[str]:
+    """The files that an index.json names, each checked to be inside the folder and there."""
+    names = sorted(set(_weight_map(folder / index).values()))
+    for name in names:
+        _inside(folder, folder / index, name)
+        if not (folder / name).is_file():
+            raise FormatError(f"'{folder / index}' names the shard '{name}', which is not there.", "download it.")
+    return names
+
+
+def _check_index(root: Path, folder: PurePosixPath, files: Mapping[str, TensorFile]) -> None:
+    """Refuse an index whose files do not hold what it says."""
+    index = _index_in(root / folder)
+    for tensor, name in _weight_map(root / folder / index).items() if index else ():
+        file = files.get((folder / name).as_posix())
+        if file is not None and tensor not in file.specs and tensor not in file.ties:
+            raise FormatError(
+                f"'{root / folder / str(index)}' says that tensor '{tensor}' is in '{name}', and it is not.",
+                "download the model again.",
+            )
+
+
+def _inside(root: Path, said_by: Path, relative: str) -> PurePosixPath:
+    """Refuse a path that leaves `root`, by `..`, by being absolute, or through a link (the hub cache's own are legal)."""
+    path = PurePosixPath(relative)
+    escape = path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative
+    if not escape and (root / path).exists():
+        escape = not _lawful(root, root / path)
+    if escape:
+        raise FormatError(f"'{said_by}' points outside its folder: '{relative}'.", "do not use this model.")
+    return path
+
+
+def _lawful(root: Path, path: Path) -> bool:
+    target, home = path.resolve(), root.resolve()
+    if target.is_relative_to(home):
+        return True
+    # The hub cache lays out models--org--name/{snapshots/<revision>/..., blobs/<hash>}: snapshots link to blobs.
+    for parent in home.parents:
+        if parent.name == "snapshots":
+            return target.is_relative_to(parent.parent / "blobs")
+    return False
+
+
+def _json(path: Path) -> Any:
+    try:
+        if path.stat().st_size > _INDEX_LIMIT:
+            raise ValueError("it is larger than 100 MB")
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise FormatError(f"'{path}' is not valid JSON: {str(error)[:120]}.") from error

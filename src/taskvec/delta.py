@@ -1,0 +1,173 @@
+"""The leaves of a task vector: where one displacement comes from, read in ranges of entries."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, final
+
+from taskvec.checkpoint.checkpoint import Checkpoint
+from taskvec.checkpoint.fingerprint import BaseIdentity
+from taskvec.checkpoint.source import AbstractSource, TensorSpec, check_same_schema, units
+from taskvec.errors import SchemaError
+
+if TYPE_CHECKING:
+    import torch
+
+    from taskvec.ops.bits import Bits, Floats
+
+BLOCK = 65_536  # entries: the unit in which float sums are grouped, so that no result depends on chunking
+CHUNK = 16 * BLOCK  # entries that streaming code reads and writes at a time
+
+
+class AbstractDelta(abc.ABC):
+    """One displacement: for each tensor that it moves, its shape and the dtype of the tuned model.
+
+    `base` knows the point it was cut from (None: not recorded, e.g. a LoRA adapter); `partial` says that it may
+    move only some tensors of the base; `exact` that applied alone, once, it gives the tuned model bit for bit.
+    """
+
+    specs: Mapping[str, TensorSpec]
+    base: BaseIdentity | None = None
+    partial: bool = False
+    exact: bool = False
+
+    @abc.abstractmethod
+    def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """`total += coefficient * delta[start : start + total.size]` of the flattened tensor, in float64."""
+
+    @abc.abstractmethod
+    def describe(self) -> str:
+        """What to call this displacement in a message."""
+
+    def is_zero(self, name: str) -> bool:
+        """Whether the delta of `name` is known to be 0 everywhere without reading it."""
+        return name not in self.specs
+
+    def restore(self, out: Bits, name: str, start: int) -> None:
+        """Turn base + delta, already rounded to the tuned dtype in `out`, into the tuned model's bits (`exact` only)."""
+
+    def check(self) -> None:
+        """Refuse what cannot be seen from the headers, e.g. integer tensors that differ from the base's."""
+
+
+@final
+class Difference(AbstractDelta):
+    """tuned − base, both lazy. The tensors of non-float types must agree, since nothing can move them."""
+
+    exact = True
+
+    def __init__(self, tuned: Checkpoint, base: Checkpoint) -> None:
+        check_same_schema(tuned.source, base.source, names=("the tuned model", "the base"))
+        self.tuned, self.origin = tuned, base
+        self.base = base.fingerprints
+        self.specs = {n: s for n, s in tuned.specs.items() if s.dtype.moves}
+        self._checked = False
+
+    def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """See the base class."""
+        from taskvec.ops.bits import add_scaled_difference
+
+        stop = start + total.size
+        tuned, base = self.tuned.source, self.origin.source
+        add_scaled_difference(
+            total,
+            coefficient,
+            tuned.bits(name, start, stop),
+            tuned.specs[name].dtype,
+            base.bits(name, start, stop),
+            base.specs[name].dtype,
+        )
+
+    def is_zero(self, name: str) -> bool:
+        """True when both models read the very same bytes of one file."""
+        identity = self.tuned.source.identity(name) if name in self.specs else None
+        return name not in self.specs or (identity is not None and identity == self.origin.source.identity(name))
+
+    def restore(self, out: Bits, name: str, start: int) -> None:
+        """See the base class: the tuned model is at hand."""
+        out[:] = self.tuned.source.bits(name, start, start + out.size)
+
+    def check(self) -> None:
+        """Compare the tensors that cannot move, once.
+
+        Raises:
+            SchemaError: an integer or bool tensor differs.
+        """
+        if self._checked:
+            return
+        for name, spec in self.tuned.specs.items():
+            if not spec.dtype.moves and not same_bits(self.tuned.source, self.origin.source, name):
+                raise SchemaError(
+                    f"tensor '{name}' ({spec}) differs between the tuned model and the base, and {spec.dtype} "
+                    "tensors cannot move.",
+                    "give both models the same values there.",
+                )
+        self._checked = True
+
+    def describe(self) -> str:
+        """See the base class."""
+        return f"{self.tuned.source.describe()} - {self.origin.source.describe()}"
+
+
+@final
+class TensorDelta(AbstractDelta):
+    """Deltas that are already in memory."""
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], base: BaseIdentity | None = None) -> None:
+        self._source = Checkpoint.from_tensors({n: t.detach().clone() for n, t in tensors.items()}).source
+        for name, spec in self._source.specs.items():
+            if not spec.dtype.moves:
+                raise SchemaError(f"delta '{name}' is {spec}; only floating-point tensors move.", "leave it out.")
+        self.specs = self._source.specs
+        self.base = base
+        self.partial = True
+
+    def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """See the base class."""
+        from taskvec.ops.bits import add_scaled
+
+        bits = self._source.bits(name, start, start + total.size)
+        add_scaled(total, coefficient, bits, self.specs[name].dtype)
+
+    def describe(self) -> str:
+        """See the base class."""
+        return "deltas in memory"
+
+
+@final
+class Rebased(AbstractDelta):
+    """The same deltas as `inner`; applies to any base with the same names and shapes, and promises no exact bits."""
+
+    def __init__(self, inner: AbstractDelta) -> None:
+        self.inner = inner
+        self.specs = inner.specs
+        self.partial = inner.partial
+
+    def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """See the base class."""
+        self.inner.add_to(total, coefficient, name, start)
+
+    def is_zero(self, name: str) -> bool:
+        """See the base class."""
+        return self.inner.is_zero(name)
+
+    def check(self) -> None:
+        """See the base class."""
+        self.inner.check()
+
+    def describe(self) -> str:
+        """See the base class."""
+        return f"{self.inner.describe()} (rebased)"
+
+
+def same_bits(a: AbstractSource, b: AbstractSource, name: str) -> bool:
+    """Whether two sources hold the same bytes under `name` (equal specs assumed)."""
+    import numpy as np
+
+    identity = a.identity(name)
+    if identity is not None and identity == b.identity(name):
+        return True
+    total = units(a.specs[name])
+    blocks = ((at, min(at + CHUNK, total)) for at in range(0, total, CHUNK))
+    return all(np.array_equal(a.bits(name, i, j), b.bits(name, i, j)) for i, j in blocks)

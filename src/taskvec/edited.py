@@ -1,0 +1,182 @@
+"""`base + vector` as a source: every range of entries is computed when it is read."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, final
+
+from taskvec.checkpoint.checkpoint import Checkpoint
+from taskvec.checkpoint.source import AbstractSource, TensorSpec
+from taskvec.delta import BLOCK
+from taskvec.errors import NonFiniteError, SchemaError, SpaceError
+from taskvec.ops.dtypes import DType
+from taskvec.vector import TaskVector
+
+if TYPE_CHECKING:
+    from taskvec.ops.bits import Bits
+
+
+@final
+class EditedSource(AbstractSource):
+    """The base displaced by a vector: summed in float64, rounded once to the output's dtype.
+
+    Where the summed delta is 0 the base's bits stay. One exact leaf taken once gives the tuned model bit for bit,
+    in the tuned model's dtypes. Each tensor's base is checked against the vector's record before its first range.
+    """
+
+    def __init__(
+        self, base: Checkpoint, vector: TaskVector, *, dtype: DType | None = None, allow_nonfinite: bool = False
+    ) -> None:
+        _check_names(base, vector)
+        self.base, self.vector = base, vector
+        self.home, self.ties = base.source.home, base.source.ties
+        self.allow_nonfinite = allow_nonfinite
+        leaf = vector.single()
+        self._leaf = leaf if leaf is not None and leaf.exact and dtype is None else None
+        self.specs = {n: self._output_spec(n, s, dtype) for n, s in base.specs.items()}
+        self._checked: set[str] = set()
+        self._lock = threading.Lock()
+
+    def _output_spec(self, name: str, spec: TensorSpec, dtype: DType | None) -> TensorSpec:
+        if dtype is not None and spec.dtype.moves:
+            return TensorSpec(spec.shape, dtype)
+        return self._leaf.specs[name] if self._leaf is not None and name in self._leaf.specs else spec
+
+    def identity(self, name: str) -> tuple[object, ...] | None:
+        """A tensor that does not move is the base's own."""
+        unmoved = self.vector.is_zero(name) and self.specs[name] == self.base.specs[name]
+        return self.base.source.identity(name) if unmoved else None
+
+    def bits(self, name: str, start: int, stop: int) -> Bits:
+        """See the base class.
+
+        Raises:
+            SchemaError: the vector was cut from another base.
+            NonFiniteError: NaN or Inf in the base or a delta, or a result beyond the dtype's range.
+        """
+        import numpy as np
+
+        from taskvec.ops.bits import bits_dtype
+
+        spec, before = self.spec(name), self.base.specs[name]
+        if not before.dtype.moves:
+            return self.base.source.bits(name, start, stop)
+        self._check_base(name)
+        out = np.empty(stop - start, bits_dtype(spec.dtype))
+        total = np.empty(min(BLOCK, stop - start))
+        for at in range(start, stop, BLOCK):
+            end = min(at + BLOCK, stop)
+            self._block(name, at, total[: end - at], out[at - start : end - start])
+        return out
+
+    def _block(self, name: str, start: int, total: Any, out: Bits) -> None:
+        from taskvec.ops.bits import displace
+
+        stop = start + out.size
+        before, dtype = self.base.specs[name].dtype, self.specs[name].dtype
+        self.vector.values(name, start, stop, total)
+        bad = displace(self.base.source.bits(name, start, stop), before, total, out, dtype)
+        if self._leaf is not None and not self._leaf.is_zero(name):
+            self._leaf.restore(out, name, start)
+            if bad:
+                from taskvec.ops.bits import count_nonfinite
+
+                bad = count_nonfinite(out, dtype)
+        if bad and not self.allow_nonfinite:
+            raise self._nonfinite(name, start, stop)
+
+    def _nonfinite(self, name: str, start: int, stop: int) -> NonFiniteError:
+        from taskvec.ops.bits import count_nonfinite
+
+        if count_nonfinite(self.base.source.bits(name, start, stop), self.base.specs[name].dtype):
+            where = f"in the base {self.base.source.describe()}"
+        else:
+            import numpy as np
+
+            culprits = []
+            for _, leaf in self.vector.terms:
+                block = np.zeros(stop - start)
+                if not leaf.is_zero(name):
+                    leaf.add_to(block, 1.0, name, start)
+                if not np.isfinite(block).all():
+                    culprits.append(leaf.describe())
+            if not culprits:
+                return NonFiniteError(
+                    f"tensor '{name}': base + delta is beyond the range of {self.specs[name].dtype}.",
+                    "use a smaller scale, or a wider dtype (--dtype float32).",
+                )
+            where = f"in {culprits[0]}"
+        return NonFiniteError(
+            f"tensor '{name}' has NaN or Inf {where}.", "repair the input, or allow it (--allow-nonfinite)."
+        )
+
+    def _check_base(self, name: str) -> None:
+        """Refuse a tensor of the base that is not the one a leaf was cut from (by hash, once a tensor)."""
+        with self._lock:
+            if name in self._checked:
+                return
+        for _, leaf in self.vector.terms:
+            if leaf.base is None or leaf.base is self.base.fingerprints:
+                continue
+            expected, found = leaf.base.tensor(name), self.base.fingerprints.tensor(name)
+            if expected != found:
+                raise SchemaError(
+                    f"{leaf.describe()} was cut from another base: tensor '{name}' has the hash {expected or 'none'} "
+                    f"there and {found} in {self.base.source.describe()} "
+                    f"(fingerprints {leaf.base.known()} and {self.base.fingerprints.whole()}).",
+                    "apply it to its own base, or use vector.rebased() if you mean it.",
+                )
+        with self._lock:
+            self._checked.add(name)
+
+
+def _check_names(base: Checkpoint, vector: TaskVector) -> None:
+    for name, spec in vector.specs.items():
+        if name not in base.specs:
+            raise SchemaError(
+                f"{vector.describe()} moves the tensor '{name}', which {base.source.describe()} does not have.",
+                "apply it to the base it was cut from.",
+            )
+        if spec.shape != base.specs[name].shape:
+            raise SchemaError(
+                f"{vector.describe()} moves '{name}' as {spec}; in {base.source.describe()} it is {base.specs[name]}.",
+                "apply it to the base it was cut from.",
+            )
+        if not base.specs[name].dtype.moves:
+            raise SchemaError(f"'{name}' is {base.specs[name]} in {base.source.describe()} and cannot move.")
+    if any(leaf.partial for _, leaf in vector.terms) or not vector.terms:
+        return
+    for name, spec in base.specs.items():
+        if spec.dtype.moves and name not in vector.specs:
+            raise SchemaError(
+                f"{base.source.describe()} has the tensor '{name}', which {vector.describe()} does not know.",
+                "apply it to the base it was cut from.",
+            )
+
+
+def edit(base: Checkpoint, vector: object, sign: float) -> Checkpoint:
+    """`base + sign * vector`, lazily.
+
+    Raises:
+        SpaceError: `vector` is not a task vector. SchemaError: it does not fit the base.
+    """
+    if not isinstance(vector, TaskVector):
+        symbol = "+" if sign > 0 else "-"
+        raise SpaceError(
+            f"Checkpoint {symbol} {type(vector).__name__} is not defined.",
+            "add a TaskVector: tuned - base, TaskVector.open(...), or one from a store.",
+        )
+    move = vector if sign > 0 else -vector
+    if isinstance(base.source, EditedSource) and base.source.specs == base.source.base.specs:
+        return Checkpoint(EditedSource(base.source.base, base.source.vector + move))
+    return Checkpoint(EditedSource(base, move))
+
+
+def unedited(tuned: Checkpoint, base: Checkpoint) -> TaskVector | None:
+    """(base + v) - base is v itself, whatever rounding the written model would have had."""
+    if isinstance(tuned.source, EditedSource) and tuned.source.base is base:
+        return tuned.source.vector
+    return None
+
+
+Checkpoint.displace = staticmethod(edit)

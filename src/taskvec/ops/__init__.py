@@ -1,0 +1,1 @@
+"""Pure kernels on arrays: no names, no files, no models."""

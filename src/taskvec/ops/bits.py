@@ -1,0 +1,103 @@
+"""Floating-point tensors as arrays of their bit patterns, and the exact arithmetic on them.
+
+A tensor of any floating dtype is a flat array of unsigned integers of its width. Values are decoded to float64,
+combined in float64 and rounded ONCE, to nearest with ties to even, whatever the target format: a conversion by way
+of float32 would round twice. Compiled with Numba; the tests hold every kernel to a table-search reference.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from taskvec.ops import kernels
+from taskvec.ops.dtypes import DType, FloatFormat
+
+Bits = npt.NDArray[np.unsignedinteger[Any]]
+Floats = npt.NDArray[np.float64]
+
+UINT: dict[int, np.dtype[Any]] = {8: np.dtype("<u1"), 16: np.dtype("<u2"), 32: np.dtype("<u4"), 64: np.dtype("<u8")}
+_WIDE = FloatFormat(mantissa=52, bias=1023, largest=0, nan=0)
+
+
+def bits_dtype(dtype: DType) -> np.dtype[Any]:
+    """The unsigned integer type that holds one element of `dtype`."""
+    return UINT[dtype.bits]
+
+
+def _parameters(dtype: DType) -> tuple[int, float, int, float, float, int, int, int]:
+    """What the generic ≤ 16-bit kernels need; ignored by the float32 and float64 ones."""
+    f = dtype.small or _WIDE
+    drop = 52 - f.mantissa
+    smallest_normal = 2.0 ** (1 - f.bias)
+    magic = 2.0 ** (1 - f.bias - f.mantissa) * 2.0**52 if dtype.small else 0.0
+    keep_sign = int(f.negative_zero)
+    return drop, 2.0 ** (1023 - f.bias), f.largest, smallest_normal, magic, f.nan, f.bias, keep_sign
+
+
+def decode(x: Bits, dtype: DType, out: Floats | None = None) -> Floats:
+    """The values of the bit patterns `x` as float64, exactly; Inf of an 8- or 16-bit type reads as NaN."""
+    out = np.empty(x.size) if out is None else out
+    kernels.decode(x, _parameters(dtype), out)
+    return out
+
+
+def encode(y: Floats, dtype: DType) -> Bits:
+    """The bit patterns of `y` rounded once to `dtype`; what overflows becomes the format's Inf (or NaN)."""
+    out = np.empty(y.size, bits_dtype(dtype))
+    kernels.encode(y, _parameters(dtype), out)
+    return out
+
+
+def add_scaled(total: Floats, coefficient: float, x: Bits, dtype: DType) -> None:
+    """`total += coefficient * x`, in float64."""
+    kernels.axpy(total, coefficient, x, _parameters(dtype))
+
+
+def add_scaled_difference(
+    total: Floats, coefficient: float, tuned: Bits, tuned_dtype: DType, base: Bits, base_dtype: DType
+) -> None:
+    """`total += coefficient * (tuned - base)`, in float64."""
+    kernels.axpy_difference(total, coefficient, tuned, _parameters(tuned_dtype), base, _parameters(base_dtype))
+
+
+def displace(base: Bits, base_dtype: DType, delta: Floats, out: Bits, dtype: DType) -> int:
+    """`out = base + delta` rounded once to `dtype`; where delta is 0 the base's own bits stay (equal dtypes).
+
+    Returns:
+        How many results are not finite although they moved.
+    """
+    keep = base_dtype == dtype
+    return int(kernels.displace(base, _parameters(base_dtype), delta, out, _parameters(dtype), keep))
+
+
+class Difference(NamedTuple):
+    """The outcome of `difference` on one block: `wrong[i]` is 1 where base + delta is not tuned in every bit."""
+
+    wrong: npt.NDArray[np.uint8]
+    overflow: int
+
+
+def difference(base: Bits, base_dtype: DType, tuned: Bits, tuned_dtype: DType, delta: Bits, dtype: DType) -> Difference:
+    """`delta = tuned - base` rounded to `dtype`, and where `base + delta` fails to be `tuned` bit for bit.
+
+    A difference that is not a number (a non-finite operand) is stored as 0 and counted as wrong, so that a patch
+    restores it. `overflow` counts the finite differences that `dtype` cannot hold.
+    """
+    wrong = np.empty(base.size, np.uint8)
+    overflow = kernels.difference(
+        base,
+        _parameters(base_dtype),
+        tuned,
+        _parameters(tuned_dtype),
+        delta,
+        _parameters(dtype),
+        wrong,
+        base_dtype == tuned_dtype,
+    )
+    return Difference(wrong, int(overflow))
+
+
+def count_nonfinite(x: Bits, dtype: DType) -> int:
+    """How many entries are NaN or infinite."""
+    return int(kernels.count_nonfinite(x, _parameters(dtype)))
