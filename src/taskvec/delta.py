@@ -45,7 +45,7 @@ class AbstractDelta(abc.ABC):
         return name not in self.specs
 
     def restore(self, out: Bits, name: str, start: int) -> None:
-        """Turn base + delta, already rounded to the tuned dtype in `out`, into the tuned model's bits (`exact` only)."""
+        """Turn base + delta, rounded to the tuned dtype in `out`, into the tuned model's bits (`exact` only)."""
 
     def check(self) -> None:
         """Refuse what cannot be seen from the headers, e.g. integer tensors that differ from the base's."""
@@ -69,15 +69,8 @@ class Difference(AbstractDelta):
         from taskvec.ops.bits import add_scaled_difference
 
         stop = start + total.size
-        tuned, base = self.tuned.source, self.origin.source
-        add_scaled_difference(
-            total,
-            coefficient,
-            tuned.bits(name, start, stop),
-            tuned.specs[name].dtype,
-            base.bits(name, start, stop),
-            base.specs[name].dtype,
-        )
+        tuned, base = self.tuned.source.block(name, start, stop), self.origin.source.block(name, start, stop)
+        add_scaled_difference(total, coefficient, tuned, base)
 
     def is_zero(self, name: str) -> bool:
         """True when both models read the very same bytes of one file."""
@@ -127,8 +120,7 @@ class TensorDelta(AbstractDelta):
         """See the base class."""
         from taskvec.ops.bits import add_scaled
 
-        bits = self._source.bits(name, start, start + total.size)
-        add_scaled(total, coefficient, bits, self.specs[name].dtype)
+        add_scaled(total, coefficient, self._source.block(name, start, start + total.size))
 
     def describe(self) -> str:
         """See the base class."""

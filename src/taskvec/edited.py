@@ -70,25 +70,22 @@ class EditedSource(AbstractSource):
         return out
 
     def _block(self, name: str, start: int, total: Any, out: Bits) -> None:
-        from taskvec.ops.bits import displace
+        from taskvec.ops.bits import Block, count_nonfinite, displace
 
         stop = start + out.size
-        before, dtype = self.base.specs[name].dtype, self.specs[name].dtype
+        moved = Block(out, self.specs[name].dtype)
         self.vector.values(name, start, stop, total)
-        bad = displace(self.base.source.bits(name, start, stop), before, total, out, dtype)
+        bad = displace(self.base.source.block(name, start, stop), total, moved)
         if self._leaf is not None and not self._leaf.is_zero(name):
             self._leaf.restore(out, name, start)
-            if bad:
-                from taskvec.ops.bits import count_nonfinite
-
-                bad = count_nonfinite(out, dtype)
+            bad = count_nonfinite(moved) if bad else 0
         if bad and not self.allow_nonfinite:
             raise self._nonfinite(name, start, stop)
 
     def _nonfinite(self, name: str, start: int, stop: int) -> NonFiniteError:
         from taskvec.ops.bits import count_nonfinite
 
-        if count_nonfinite(self.base.source.bits(name, start, stop), self.base.specs[name].dtype):
+        if count_nonfinite(self.base.source.block(name, start, stop)):
             where = f"in the base {self.base.source.describe()}"
         else:
             import numpy as np

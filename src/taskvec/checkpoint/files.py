@@ -219,7 +219,7 @@ def _check_index(root: Path, folder: PurePosixPath, files: Mapping[str, TensorFi
 
 
 def _inside(root: Path, said_by: Path, relative: str) -> PurePosixPath:
-    """Refuse a path that leaves `root`, by `..`, by being absolute, or through a link (the hub cache's own are legal)."""
+    """Refuse a path that leaves `root`, by `..`, by being absolute, or through a link (but the hub cache's)."""
     path = PurePosixPath(relative)
     escape = path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative
     if not escape and (root / path).exists():

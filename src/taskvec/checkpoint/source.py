@@ -15,7 +15,7 @@ from taskvec.ops.dtypes import DType
 if TYPE_CHECKING:
     import torch
 
-    from taskvec.ops.bits import Bits
+    from taskvec.ops.bits import Bits, Block
 
 
 @final
@@ -71,6 +71,12 @@ class AbstractSource(abc.ABC):
 
         Packed sub-byte dtypes are read as bytes: there, start and stop count bytes.
         """
+
+    def block(self, name: str, start: int, stop: int) -> Block:
+        """The same entries together with their dtype, as the kernels of `ops.bits` take them."""
+        from taskvec.ops.bits import Block
+
+        return Block(self.bits(name, start, stop), self.specs[name].dtype)
 
     def identity(self, name: str) -> tuple[object, ...] | None:
         """Equal tuples mean equal bytes, without reading any (file, inode, size, time, offset); None: unknown."""

@@ -35,10 +35,17 @@ def _parameters(dtype: DType) -> tuple[int, float, int, float, float, int, int, 
     return drop, 2.0 ** (1023 - f.bias), f.largest, smallest_normal, magic, f.nan, f.bias, keep_sign
 
 
-def decode(x: Bits, dtype: DType, out: Floats | None = None) -> Floats:
-    """The values of the bit patterns `x` as float64, exactly; Inf of an 8- or 16-bit type reads as NaN."""
-    out = np.empty(x.size) if out is None else out
-    kernels.decode(x, _parameters(dtype), out)
+class Block(NamedTuple):
+    """A run of entries of one tensor: their bit patterns and what they mean."""
+
+    bits: Bits
+    dtype: DType
+
+
+def decode(x: Block, out: Floats | None = None) -> Floats:
+    """The values of `x` as float64, exactly; Inf of an 8- or 16-bit type reads as NaN."""
+    out = np.empty(x.bits.size) if out is None else out
+    kernels.decode(x.bits, _parameters(x.dtype), out)
     return out
 
 
@@ -49,26 +56,25 @@ def encode(y: Floats, dtype: DType) -> Bits:
     return out
 
 
-def add_scaled(total: Floats, coefficient: float, x: Bits, dtype: DType) -> None:
+def add_scaled(total: Floats, coefficient: float, x: Block) -> None:
     """`total += coefficient * x`, in float64."""
-    kernels.axpy(total, coefficient, x, _parameters(dtype))
+    kernels.axpy(total, coefficient, x.bits, _parameters(x.dtype))
 
 
-def add_scaled_difference(
-    total: Floats, coefficient: float, tuned: Bits, tuned_dtype: DType, base: Bits, base_dtype: DType
-) -> None:
+def add_scaled_difference(total: Floats, coefficient: float, tuned: Block, base: Block) -> None:
     """`total += coefficient * (tuned - base)`, in float64."""
-    kernels.axpy_difference(total, coefficient, tuned, _parameters(tuned_dtype), base, _parameters(base_dtype))
+    pt, pb = _parameters(tuned.dtype), _parameters(base.dtype)
+    kernels.axpy_difference(total, coefficient, tuned.bits, pt, base.bits, pb)
 
 
-def displace(base: Bits, base_dtype: DType, delta: Floats, out: Bits, dtype: DType) -> int:
-    """`out = base + delta` rounded once to `dtype`; where delta is 0 the base's own bits stay (equal dtypes).
+def displace(base: Block, delta: Floats, out: Block) -> int:
+    """`out = base + delta` rounded once to its dtype; where delta is 0 the base's own bits stay (equal dtypes).
 
     Returns:
-        How many results are not finite although they moved.
+        How many results are not finite.
     """
-    keep = base_dtype == dtype
-    return int(kernels.displace(base, _parameters(base_dtype), delta, out, _parameters(dtype), keep))
+    pb, po = _parameters(base.dtype), _parameters(out.dtype)
+    return int(kernels.displace(base.bits, pb, delta, out.bits, po, base.dtype == out.dtype))
 
 
 class Difference(NamedTuple):
@@ -78,26 +84,19 @@ class Difference(NamedTuple):
     overflow: int
 
 
-def difference(base: Bits, base_dtype: DType, tuned: Bits, tuned_dtype: DType, delta: Bits, dtype: DType) -> Difference:
-    """`delta = tuned - base` rounded to `dtype`, and where `base + delta` fails to be `tuned` bit for bit.
+def difference(base: Block, tuned: Block, delta: Block) -> Difference:
+    """`delta = tuned - base` rounded to its dtype, and where `base + delta` fails to be `tuned` bit for bit.
 
     A difference that is not a number (a non-finite operand) is stored as 0 and counted as wrong, so that a patch
-    restores it. `overflow` counts the finite differences that `dtype` cannot hold.
+    restores it. `overflow` counts the finite differences that the dtype of delta cannot hold.
     """
-    wrong = np.empty(base.size, np.uint8)
-    overflow = kernels.difference(
-        base,
-        _parameters(base_dtype),
-        tuned,
-        _parameters(tuned_dtype),
-        delta,
-        _parameters(dtype),
-        wrong,
-        base_dtype == tuned_dtype,
-    )
+    wrong = np.empty(base.bits.size, np.uint8)
+    pb, pt, pd = _parameters(base.dtype), _parameters(tuned.dtype), _parameters(delta.dtype)
+    keep = base.dtype == tuned.dtype
+    overflow = kernels.difference(base.bits, pb, tuned.bits, pt, delta.bits, pd, wrong, keep)
     return Difference(wrong, int(overflow))
 
 
-def count_nonfinite(x: Bits, dtype: DType) -> int:
+def count_nonfinite(x: Block) -> int:
     """How many entries are NaN or infinite."""
-    return int(kernels.count_nonfinite(x, _parameters(dtype)))
+    return int(kernels.count_nonfinite(x.bits, _parameters(x.dtype)))

@@ -103,12 +103,10 @@ def axpy_difference(total, coefficient, tuned, pt, base, pb):
 def displace(base, pb, delta, out, po, keep):
     bad = 0
     for i in range(base.size):
-        moved = _decode(base[i], pb) + delta[i]
-        code = _encode(moved, out[i], po)
-        stay = keep and delta[i] == 0.0
-        back = _decode(code, po)
-        bad += 0 if (stay or back - back == 0.0) else 1
-        out[i] = base[i] if stay else code
+        code = _encode(_decode(base[i], pb) + delta[i], out[i], po)
+        out[i] = base[i] if keep and delta[i] == 0.0 else code
+        back = _decode(out[i], po)
+        bad += 0 if back - back == 0.0 else 1
     return bad
 
 
