@@ -32,6 +32,7 @@ class Checkpoint:
     # Filled by the modules to the right, so that this one need not know them.
     subtract: ClassVar[Callable[[Checkpoint, Checkpoint], TaskVector]]
     displace: ClassVar[Callable[[Checkpoint, Any, float], Checkpoint]]
+    prepare: ClassVar[Callable[[Checkpoint, str | None, bool], AbstractSource]]
 
     def __init__(self, source: AbstractSource) -> None:
         self.source = source

@@ -223,13 +223,14 @@ def _inside(root: Path, said_by: Path, relative: str) -> PurePosixPath:
     path = PurePosixPath(relative)
     escape = path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative
     if not escape and (root / path).exists():
-        escape = not _lawful(root, root / path)
+        escape = not lawful(root, root / path)
     if escape:
         raise FormatError(f"'{said_by}' points outside its folder: '{relative}'.", "do not use this model.")
     return path
 
 
-def _lawful(root: Path, path: Path) -> bool:
+def lawful(root: Path, path: Path) -> bool:
+    """Whether `path`, links followed, lies inside `root`, or is a blob of the hub cache that `root` is part of."""
     target, home = path.resolve(), root.resolve()
     if target.is_relative_to(home):
         return True

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Protocol, final
 
 from taskvec.checkpoint.source import AbstractSource, TensorSpec, units
-from taskvec.ops.hashing import Hasher, hash_of
+from taskvec.ops.hashing import HEX, Hasher, hash_of
 
 BLOCK = 1 << 22  # entries hashed at a time
+BLANK = "tv1:" + "0" * HEX  # stands for a fingerprint where only its length matters
 _lock = threading.Lock()
 
 
