@@ -16,21 +16,6 @@ from taskvec.checkpoint.source import AbstractSource, Home
 
 _SKIP = ".safetensors .bin .pt .pth .ckpt .h5 .msgpack .onnx .gguf .tflite .ot .index.json"
 WEIGHTS = tuple(_SKIP.split(" "))
-    [
-        ".safetensors",
-        ".bin",
-        ".pt",
-        ".pth",
-        ".ckpt",
-        ".h5",
-        ".msgpack",
-        ".onnx",
-        ".gguf",
-        ".tflite",
-        ".ot",
-        ".index.json",
-    ]
-)
 
 
 def write_side_files(source: AbstractSource, folder: Path, recipe: Mapping[str, Any]) -> None:
