@@ -176,7 +176,7 @@ def axpy_nibbles(total, coefficient, packed, scales, p, group, start):
 
 @_jit
 def magnitude_histogram(x, shift, prefix, counts):
-    """Count the float32 magnitude patterns of x by 16 of their bits: the upper ones, or the lower ones below `prefix`."""
+    """Count float32 magnitude patterns by 16 of their bits: the upper ones, or the lower ones below `prefix`."""
     for i in range(x.size):
         pattern = np.float32(abs(x[i])).view(np.uint32)
         if shift == 16:
