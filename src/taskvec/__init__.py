@@ -10,6 +10,7 @@ Nothing heavy is imported until it is needed: `import taskvec` loads neither tor
 
 from taskvec import edited as _edited  # noqa: F401  # fills the operators of Checkpoint
 from taskvec.checkpoint.checkpoint import Checkpoint as Checkpoint
+from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVector.open and .save
 from taskvec.vector import TaskVector as TaskVector
 
 __version__ = "0.1.0.dev0"

@@ -67,19 +67,23 @@ class Unit(abc.ABC):
     def emit(self, write: Callable[[str, np.ndarray[Any, Any]], None]) -> None:
         """Produce the data: `write(key, array)` appends to a part, in any chunks, in order within a part."""
 
+    def note(self) -> Any:
+        """Plain data about what `emit` wrote, for the file's metadata; the journal keeps it for a resumption."""
+        return None
+
 
 @final
 @dataclass(frozen=True, slots=True)
 class OutputFile:
     """One file to write: a relative name, its units in the order of their data, and its string table.
 
-    `metadata` is called when everything is written, with what each unit became. `reserve` bounds the bytes of the
-    header; the header is padded to it with spaces, so that data can be written before the header is known.
+    `metadata` is called when everything is written, with what each unit became and its note. `reserve` bounds the
+    bytes of the header, which is padded to it with spaces, so that data can be written before the header is known.
     """
 
     name: str
     units: Sequence[Unit]
-    metadata: Callable[[Mapping[str, Sequence[Written]]], Mapping[str, str]]
+    metadata: Callable[[Mapping[str, Sequence[Written]], Mapping[str, Any]], Mapping[str, str]]
     reserve: int
 
 
@@ -104,6 +108,7 @@ class _FileState:
     end: int = 0
     turn: int = 0
     done: dict[str, list[Written]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @final
@@ -156,13 +161,16 @@ class OutputWriter:
     def _unit(self, state: _FileState, index: int) -> None:
         try:
             unit = state.plan.units[index]
-            kept = self._staging.finished(state.plan.name, unit.name)
-            parts = [Part(w.key, w.spec) for w in kept] if kept else unit.parts()
+            kept, note = self._staging.finished(state.plan.name, unit.name)
+            parts = list(unit.parts()) if kept is None else [Part(w.key, w.spec) for w in kept]
             places = self._allocate(state, index, parts)
             if kept is None or not self._reusable(state, kept, places):
+                if kept is not None and list(unit.parts()) != parts:
+                    raise AssertionError(f"unit '{unit.name}' changed its sizes between two runs")
                 kept = self._emit(state, unit, places)
-                self._staging.record(state.plan.name, unit.name, kept)
-            state.done[unit.name] = kept
+                note = unit.note()
+                self._staging.record(state.plan.name, unit.name, kept, note)
+            state.done[unit.name], state.notes[unit.name] = kept, note
         except BaseException as error:
             self._stop(error)
             raise
@@ -222,7 +230,7 @@ class OutputWriter:
 
     def _finish(self, state: _FileState) -> None:
         ordered = {u.name: state.done[u.name] for u in state.plan.units}
-        metadata = state.plan.metadata(ordered)
+        metadata = state.plan.metadata(ordered, state.notes)
         head = header_bytes((w for parts in ordered.values() for w in parts), metadata, state.plan.reserve)
         _write_all(state.handle, memoryview(head), 0)
         os.ftruncate(state.handle, state.plan.reserve + state.end)
