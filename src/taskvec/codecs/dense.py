@@ -10,7 +10,7 @@ from taskvec.checkpoint.source import TensorSpec
 from taskvec.codecs._codec import AbstractCodec, AbstractDecoder, AbstractEncoder, PartReader, Write, blocks, codec
 from taskvec.codecs._error import RelativeError
 from taskvec.codecs._positions import Positions, position_dtype, position_kind, positions_spec
-from taskvec.delta import BLOCK, Difference
+from taskvec.delta import CHUNK, Difference
 from taskvec.errors import FormatError, NonFiniteError, ParameterError
 from taskvec.ops.dtypes import DTYPES, DType, dtype_of
 from taskvec.vector import TaskVector
@@ -118,16 +118,16 @@ class _Exact(AbstractEncoder):
         return _Choice(dtype, patches, size + patches * each if moved or patches else 0)
 
     def _differences(self, dtype: DType) -> Iterator[tuple[int, Bits, Any]]:
-        """(start, delta bits, 1 where a patch is needed) a block; the delta's buffer is used again."""
+        """(start, delta bits, 1 where a patch is needed) a chunk; the delta's buffer is used again."""
         import numpy as np
 
         from taskvec.ops.bits import Block, bits_dtype, difference
 
         tuned, base = self._leaf.tuned.source, self._leaf.origin.source
-        buffer = np.empty(min(BLOCK, self._spec.numel), bits_dtype(dtype))
+        buffer = np.empty(min(CHUNK, self._spec.numel), bits_dtype(dtype))
         self._overflowed = False
-        for start in range(0, self._spec.numel, BLOCK):
-            stop = min(start + BLOCK, self._spec.numel)
+        for start in range(0, self._spec.numel, CHUNK):
+            stop = min(start + CHUNK, self._spec.numel)
             before, after = base.block(self._name, start, stop), tuned.block(self._name, start, stop)
             delta = Block(buffer[: stop - start], dtype)
             result = difference(before, after, delta)
