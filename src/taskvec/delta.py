@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.checkpoint.fingerprint import BaseIdentity
+from taskvec.checkpoint.fingerprint import BLANK, BaseIdentity
 from taskvec.checkpoint.source import TensorSpec, check_same_schema
 from taskvec.checkpoint.ties import aligned, equal_bits
 from taskvec.errors import SchemaError
@@ -50,6 +50,14 @@ class AbstractDelta(abc.ABC):
 
     def check(self) -> None:
         """Refuse what cannot be seen from the headers, e.g. integer tensors that differ from the base's."""
+
+    def inputs(self) -> tuple[object, ...] | None:
+        """What identifies all that this leaf reads, for resuming a run; None when it cannot be identified."""
+        return None
+
+    def recipe(self, *, blank: bool) -> dict[str, object]:
+        """Where this displacement comes from, as plain data; `blank` puts zeros for hashes that would need a read."""
+        return {"vector": self.describe()}
 
 
 @final
@@ -104,6 +112,16 @@ class Difference(AbstractDelta):
         """See the base class."""
         return f"{self.tuned.source.describe()} - {self.origin.source.describe()}"
 
+    def inputs(self) -> tuple[object, ...] | None:
+        """See the base class."""
+        tuned, base = self.tuned.source.inputs(), self.origin.source.inputs()
+        return None if tuned is None or base is None else (tuned, base)
+
+    def recipe(self, *, blank: bool) -> dict[str, object]:
+        """See the base class."""
+        fingerprint = BLANK if blank else self.tuned.fingerprint()
+        return {"tuned": self.tuned.source.title(), "fingerprint": fingerprint}
+
 
 @final
 class TensorDelta(AbstractDelta):
@@ -149,6 +167,14 @@ class Rebased(AbstractDelta):
     def check(self) -> None:
         """See the base class."""
         self.inner.check()
+
+    def inputs(self) -> tuple[object, ...] | None:
+        """See the base class."""
+        return self.inner.inputs()
+
+    def recipe(self, *, blank: bool) -> dict[str, object]:
+        """See the base class."""
+        return {**self.inner.recipe(blank=blank), "rebased": True}
 
     def describe(self) -> str:
         """See the base class."""

@@ -6,10 +6,11 @@ import threading
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
+from taskvec.checkpoint.fingerprint import BLANK
 from taskvec.checkpoint.source import AbstractSource, TensorSpec
 from taskvec.delta import BLOCK
-from taskvec.errors import NonFiniteError, SchemaError, SpaceError
-from taskvec.ops.dtypes import DType
+from taskvec.errors import NonFiniteError, ParameterError, SchemaError, SpaceError
+from taskvec.ops.dtypes import DType, dtype_of
 from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
@@ -46,6 +47,18 @@ class EditedSource(AbstractSource):
         """A tensor that does not move is the base's own."""
         unmoved = self.vector.is_zero(name) and self.specs[name] == self.base.specs[name]
         return self.base.source.identity(name) if unmoved else None
+
+    def inputs(self) -> tuple[object, ...] | None:
+        """See the base class."""
+        parts = [self.base.source.inputs(), *(leaf.inputs() for _, leaf in self.vector.terms)]
+        return None if any(p is None for p in parts) else (*parts, [c for c, _ in self.vector.terms])
+
+    def recipe(self, *, blank: bool) -> dict[str, object]:
+        """See the base class."""
+        fingerprint = BLANK if blank else self.base.fingerprint()
+        terms = [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in self.vector.terms]
+        base = self.base.source.recipe(blank=blank) | {"name": self.base.source.title(), "fingerprint": fingerprint}
+        return {"base": base, "terms": terms}
 
     def bits(self, name: str, start: int, stop: int) -> Bits:
         """See the base class.
@@ -178,3 +191,22 @@ def unedited(tuned: Checkpoint, base: Checkpoint) -> TaskVector | None:
 
 
 Checkpoint.displace = staticmethod(edit)
+
+
+def prepare(checkpoint: Checkpoint, dtype: str | None, allow_nonfinite: bool) -> AbstractSource:
+    """The source to write for a checkpoint: a point in memory or in files is its own edit by nothing.
+
+    Raises:
+        SchemaError: integer tensors of a tuned model differ from the base's.
+        ParameterError: `dtype` is not a floating-point type.
+    """
+    target = dtype_of(dtype) if dtype is not None else None
+    if target is not None and not target.moves:
+        raise ParameterError(f"dtype {target} is not a floating-point type.", "use float32, bfloat16 or float16.")
+    source = checkpoint.source
+    base, vector = (source.base, source.vector) if isinstance(source, EditedSource) else (checkpoint, TaskVector(()))
+    vector.check()
+    return EditedSource(base, vector, dtype=target, allow_nonfinite=allow_nonfinite)
+
+
+Checkpoint.prepare = staticmethod(prepare)

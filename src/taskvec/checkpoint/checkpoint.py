@@ -33,6 +33,7 @@ class Checkpoint:
     subtract: ClassVar[Callable[[Checkpoint, Checkpoint], TaskVector]]
     displace: ClassVar[Callable[[Checkpoint, Any, float], Checkpoint]]
     adapt: ClassVar[Callable[[Checkpoint, Path], Checkpoint]]
+    prepare: ClassVar[Callable[[Checkpoint, str | None, bool], AbstractSource]]
 
     def __init__(self, source: AbstractSource) -> None:
         self.source = source

@@ -100,7 +100,7 @@ def open_files(path: Path) -> FileSource:
             "name the folder that holds the model's files.",
         )
     for relative in names:
-        _inside(path, path, relative)
+        inside(path, path, relative)
     files = {relative: open_file(path / relative) for relative in names}
     for folder in dict.fromkeys(PurePosixPath(n).parent for n in names):
         _check_index(path, folder, files)
@@ -143,13 +143,13 @@ def _folders(root: Path) -> list[PurePosixPath]:
     """
     here = PurePosixPath(".")
     if (root / "modules.json").is_file():
-        table = _json(root / "modules.json")
+        table = read_json(root / "modules.json")
         listed = [str(m.get("path", "")) for m in table if isinstance(m, dict)] if isinstance(table, list) else []
-        return list(dict.fromkeys([here, *(_inside(root, root / "modules.json", p) for p in listed)]))
+        return list(dict.fromkeys([here, *(inside(root, root / "modules.json", p) for p in listed)]))
     if (root / "model_index.json").is_file():
-        table = _json(root / "model_index.json")
+        table = read_json(root / "model_index.json")
         parts = [k for k, v in table.items() if isinstance(v, list)] if isinstance(table, dict) else []
-        return [_inside(root, root / "model_index.json", p) for p in sorted(parts)]
+        return [inside(root, root / "model_index.json", p) for p in sorted(parts)]
     if list(_files_in(root)):
         return [here]
     return [PurePosixPath(p.name) for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
@@ -206,7 +206,7 @@ def _index_in(folder: Path) -> str | None:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    table = _json(path)
+    table = read_json(path)
     weight_map = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise FormatError(f"'{path}' has no weight_map from tensor names to file names.", "download it again.")
@@ -217,7 +217,7 @@ def _indexed(folder: Path, index: str) -> list[str]:
     """The files that an index.json names, each checked to be inside the folder and there."""
     names = sorted(set(_weight_map(folder / index).values()))
     for name in names:
-        _inside(folder, folder / index, name)
+        inside(folder, folder / index, name)
         if len(PurePosixPath(name).parts) != 1 or Path(name).suffix not in (".safetensors", *PICKLES):
             raise FormatError(
                 f"'{folder / index}' names the shard '{name}', which is not a weight file of its folder.",
@@ -240,18 +240,23 @@ def _check_index(root: Path, folder: PurePosixPath, files: Mapping[str, TensorFi
             )
 
 
-def _inside(root: Path, said_by: Path, relative: str) -> PurePosixPath:
-    """Refuse a path that leaves `root`, by `..`, by being absolute, or through a link (but the hub cache's)."""
+def inside(root: Path, said_by: Path, relative: str) -> PurePosixPath:
+    """Refuse a path that leaves `root`, by `..`, by being absolute, or through a link (but the hub cache's).
+
+    Raises:
+        FormatError: it leaves the folder.
+    """
     path = PurePosixPath(relative)
     escape = path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative
     if not escape and (root / path).exists():
-        escape = not _lawful(root, root / path)
+        escape = not lawful(root, root / path)
     if escape:
         raise FormatError(f"'{said_by}' points outside its folder: '{relative}'.", "do not use this model.")
     return path
 
 
-def _lawful(root: Path, path: Path) -> bool:
+def lawful(root: Path, path: Path) -> bool:
+    """Whether `path`, links followed, lies inside `root`, or is a blob of the hub cache that `root` is part of."""
     target, home = path.resolve(), root.resolve()
     if target.is_relative_to(home):
         return True
@@ -262,7 +267,12 @@ def _lawful(root: Path, path: Path) -> bool:
     return False
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The value of a small JSON file.
+
+    Raises:
+        FormatError: it cannot be read, is not JSON, or names something twice.
+    """
     try:
         if path.stat().st_size > _INDEX_LIMIT:
             raise ValueError("it is larger than 100 MB")

@@ -67,9 +67,7 @@ def _split(text: str) -> tuple[str, str]:
         raise FormatError(f"'{text}' can be read as {shown}.", "open the base, then add TaskVector.open(adapter).")
     base, adapter = cuts[-1] if is_path(cuts[-1][0]) else cuts[0]
     missing = adapter if is_path(base) or is_hub_id(base) else base
-    raise FormatError(
-        f"'{missing}' (of '{text}') does not exist.", "check both paths."
-    )
+    raise FormatError(f"'{missing}' (of '{text}') does not exist.", "check both paths.")
 
 
 def _open_point(kind: type[Checkpoint], path: Path) -> Checkpoint:

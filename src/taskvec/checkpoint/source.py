@@ -57,6 +57,14 @@ class Home:
     metadata: Mapping[str, Mapping[str, str]]
     single: bool
 
+    @property
+    def title(self) -> str:
+        """The hub id when the files lie in a hub cache, else the name of the folder or file."""
+        for parent in self.path.parents:
+            if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+                return parent.parent.name.removeprefix("models--").replace("--", "/")
+        return self.path.name
+
 
 class AbstractSource(abc.ABC):
     """A lazy table of tensors. Reading `specs` costs no tensor.
@@ -86,6 +94,15 @@ class AbstractSource(abc.ABC):
         """Equal tuples mean equal bytes, without reading any (file, inode, size, time, offset); None: unknown."""
         return None
 
+    def inputs(self) -> tuple[object, ...] | None:
+        """What identifies all that this source reads, for resuming a run; None when it cannot be identified."""
+        identities = tuple((name, self.identity(name)) for name in self.specs)
+        return None if any(identity is None for _, identity in identities) else identities
+
+    def recipe(self, *, blank: bool) -> dict[str, object]:
+        """How this model came to be, as plain data; `blank` puts zeros for hashes that would need a read."""
+        return {}
+
     def spec(self, name: str) -> TensorSpec:
         """The spec of `name`.
 
@@ -100,6 +117,10 @@ class AbstractSource(abc.ABC):
     def describe(self) -> str:
         """What to call this source in a message."""
         return f"'{self.home.path}'" if self.home else "the model in memory"
+
+    def title(self) -> str:
+        """What to call this source in an output: no path of a machine, since equal inputs give equal bytes."""
+        return self.home.title if self.home else ""
 
 
 def units(spec: TensorSpec) -> int:

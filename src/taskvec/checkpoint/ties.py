@@ -36,6 +36,10 @@ class AlignedSource(AbstractSource):
         """See the base class."""
         return self.inner.identity(self._where[self.ties.get(name, name)])
 
+    def recipe(self, *, blank: bool) -> dict[str, object]:
+        """See the base class."""
+        return self.inner.recipe(blank=blank)
+
 
 def aligned(tuned: AbstractSource, base: AbstractSource) -> AbstractSource:
     """`tuned` under the names of `base`: itself when the names agree or when ties do not explain the difference.
@@ -47,7 +51,9 @@ def aligned(tuned: AbstractSource, base: AbstractSource) -> AbstractSource:
         return tuned
     where: dict[str, str] = {}
     for name in base.specs:
-        inside = tuned.ties.get(name, name) if name in tuned.ties or name in tuned.specs else _held_as(name, tuned, base)
+        inside = (
+            tuned.ties.get(name, name) if name in tuned.ties or name in tuned.specs else _held_as(name, tuned, base)
+        )
         if inside is None:
             return tuned
         where[name] = inside

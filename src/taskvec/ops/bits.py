@@ -25,7 +25,7 @@ def bits_dtype(dtype: DType) -> np.dtype[Any]:
     return UINT[dtype.bits]
 
 
-def _parameters(dtype: DType) -> tuple[int, float, int, float, float, int, int, int]:
+def parameters(dtype: DType) -> tuple[int, float, int, float, float, int, int, int]:
     """What the generic ≤ 16-bit kernels need; ignored by the float32 and float64 ones."""
     f = dtype.small or _WIDE
     drop = 52 - f.mantissa
@@ -45,26 +45,31 @@ class Block(NamedTuple):
 def decode(x: Block, out: Floats | None = None) -> Floats:
     """The values of `x` as float64, exactly; Inf of an 8- or 16-bit type reads as NaN."""
     out = np.empty(x.bits.size) if out is None else out
-    kernels.decode(x.bits, _parameters(x.dtype), out)
+    kernels.decode(x.bits, parameters(x.dtype), out)
     return out
 
 
 def encode(y: Floats, dtype: DType) -> Bits:
     """The bit patterns of `y` rounded once to `dtype`; what overflows becomes the format's Inf (or NaN)."""
     out = np.empty(y.size, bits_dtype(dtype))
-    kernels.encode(y, _parameters(dtype), out)
+    kernels.encode(y, parameters(dtype), out)
     return out
 
 
 def add_scaled(total: Floats, coefficient: float, x: Block) -> None:
     """`total += coefficient * x`, in float64."""
-    kernels.axpy(total, coefficient, x.bits, _parameters(x.dtype))
+    kernels.axpy(total, coefficient, x.bits, parameters(x.dtype))
 
 
 def add_scaled_difference(total: Floats, coefficient: float, tuned: Block, base: Block) -> None:
     """`total += coefficient * (tuned - base)`, in float64."""
-    pt, pb = _parameters(tuned.dtype), _parameters(base.dtype)
+    pt, pb = parameters(tuned.dtype), parameters(base.dtype)
     kernels.axpy_difference(total, coefficient, tuned.bits, pt, base.bits, pb)
+
+
+def add_scaled_product(total: Floats, coefficient: float, left: Floats, right: Floats, start: int) -> None:
+    """`total += coefficient * (left @ right).flat[start : start + total.size]`, in float64, only the rows it needs."""
+    kernels.axpy_product(total, coefficient, left, right, start)
 
 
 def displace(base: Block, delta: Floats, out: Block) -> int:
@@ -73,7 +78,7 @@ def displace(base: Block, delta: Floats, out: Block) -> int:
     Returns:
         How many results are not finite.
     """
-    pb, po = _parameters(base.dtype), _parameters(out.dtype)
+    pb, po = parameters(base.dtype), parameters(out.dtype)
     return int(kernels.displace(base.bits, pb, delta, out.bits, po, base.dtype == out.dtype))
 
 
@@ -82,21 +87,22 @@ class Difference(NamedTuple):
 
     wrong: npt.NDArray[np.uint8]
     overflow: int
+    nonfinite: int
 
 
 def difference(base: Block, tuned: Block, delta: Block) -> Difference:
     """`delta = tuned - base` rounded to its dtype, and where `base + delta` fails to be `tuned` bit for bit.
 
     A difference that is not a number (a non-finite operand) is stored as 0 and counted as wrong, so that a patch
-    restores it. `overflow` counts the finite differences that the dtype of delta cannot hold.
+    restores it. `overflow` counts the finite differences that the dtype of delta cannot hold, `nonfinite` the others.
     """
     wrong = np.empty(base.bits.size, np.uint8)
-    pb, pt, pd = _parameters(base.dtype), _parameters(tuned.dtype), _parameters(delta.dtype)
+    pb, pt, pd = parameters(base.dtype), parameters(tuned.dtype), parameters(delta.dtype)
     keep = base.dtype == tuned.dtype
-    overflow = kernels.difference(base.bits, pb, tuned.bits, pt, delta.bits, pd, wrong, keep)
-    return Difference(wrong, int(overflow))
+    overflow, nonfinite = kernels.difference(base.bits, pb, tuned.bits, pt, delta.bits, pd, wrong, keep)
+    return Difference(wrong, int(overflow), int(nonfinite))
 
 
 def count_nonfinite(x: Block) -> int:
     """How many entries are NaN or infinite."""
-    return int(kernels.count_nonfinite(x.bits, _parameters(x.dtype)))
+    return int(kernels.count_nonfinite(x.bits, parameters(x.dtype)))

@@ -1,6 +1,6 @@
 """The compiled loops behind `bits`: decode, combine and encode bit patterns, one pass, nothing allocated.
 
-`p` is the tuple that `bits` makes of a dtype (see `_parameters` there). Arrays are flat and of unsigned integers;
+`p` is the tuple that `bits` makes of a dtype (see `parameters` there). Arrays are flat and of unsigned integers;
 their width picks the code at compile time: 64 and 32 bits are float64 and float32, 16 and 8 the generic small format.
 """
 
@@ -113,17 +113,19 @@ def displace(base, pb, delta, out, po, keep):
 @_jit
 def difference(base, pb, tuned, pt, delta, pd, wrong, keep):
     overflow = 0
+    nonfinite = 0
     for i in range(base.size):
         b = _decode(base[i], pb)
         d = _decode(tuned[i], pt) - b
         finite = d - d == 0.0
+        nonfinite += 0 if finite else 1
         code = _encode(d if finite else 0.0, delta[i], pd)
         back = _decode(code, pd)
         overflow += 0 if back - back == 0.0 else 1
         delta[i] = code
         again = tuned[i] ^ base[i] if keep and back == 0.0 else tuned[i] ^ _encode(b + back, tuned[i], pt)
         wrong[i] = again != 0
-    return overflow
+    return overflow, nonfinite
 
 
 @_jit
@@ -133,3 +135,84 @@ def count_nonfinite(x, p):
         v = _decode(x[i], p)
         bad += 0 if v - v == 0.0 else 1
     return bad
+
+
+@_jit
+def quantize(x, group, limit, p, codes, scales):
+    """Symmetric codes in [-limit, limit] a group; the scale is rounded UP to its dtype, so no code is clipped."""
+    error = 0.0
+    for g in range(scales.size):
+        stop = min((g + 1) * group, x.size)
+        largest = 0.0
+        for i in range(g * group, stop):
+            largest = max(largest, abs(x[i]))
+        code = _encode(largest / limit, scales[g], p)
+        if _decode(code, p) * limit < largest:
+            code += 1
+        scales[g] = code
+        scale = _decode(code, p)
+        for i in range(g * group, stop):
+            codes[i] = np.int8(np.rint(x[i] / scale)) if scale > 0.0 else np.int8(0)
+            rest = x[i] - codes[i] * scale
+            error += rest * rest
+    return error
+
+
+@_jit
+def axpy_quantized(total, coefficient, codes, scales, p, group, start):
+    """`start` is the position of codes[0] in the tensor; scales cover the whole tensor."""
+    for i in range(total.size):
+        total[i] += coefficient * (codes[i] * _decode(scales[(start + i) // group], p))
+
+
+@_jit
+def axpy_nibbles(total, coefficient, packed, scales, p, group, start):
+    """Two 4-bit codes a byte, offset by 8, the even position in the low half; packed covers the whole tensor."""
+    for i in range(total.size):
+        at = start + i
+        code = np.int64((packed[at >> 1] >> (4 * (at & 1))) & 15) - 8
+        total[i] += coefficient * (code * _decode(scales[at // group], p))
+
+
+@_jit
+def magnitude_histogram(x, shift, prefix, counts):
+    """Count float32 magnitude patterns by 16 of their bits: the upper ones, or the lower ones below `prefix`."""
+    for i in range(x.size):
+        pattern = np.float32(abs(x[i])).view(np.uint32)
+        if shift == 16:
+            counts[pattern >> np.uint32(16)] += 1
+        elif pattern >> np.uint32(16) == np.uint32(prefix):
+            counts[pattern & np.uint32(0xFFFF)] += 1
+
+
+@_jit
+def select(x, threshold, positions, values):
+    """Positions and float32 values of the non-zero entries whose float32 magnitude pattern reaches `threshold`."""
+    n = 0
+    for i in range(x.size):
+        value = np.float32(x[i])
+        pattern = np.float32(abs(value)).view(np.uint32)
+        if pattern >= threshold and pattern > 0:
+            positions[n] = i
+            values[n] = value
+            n += 1
+    return n
+
+
+@_jit
+def axpy_product(total, coefficient, left, right, start):
+    """Entries from `start` of the flattened left @ right; each is one sum over the rank, in order."""
+    sums = np.empty(512)
+    rank, n = right.shape
+    at = 0
+    while at < total.size:
+        i, j = divmod(start + at, n)
+        width = min(n - j, total.size - at, sums.size)
+        sums[:width] = 0.0
+        for k in range(rank):
+            factor = left[i, k]
+            for q in range(width):
+                sums[q] += factor * right[k, j + q]
+        for q in range(width):
+            total[at + q] += coefficient * sums[q]
+        at += width

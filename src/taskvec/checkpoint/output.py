@@ -1,0 +1,258 @@
+"""Streaming, atomic, resumable writing of safetensors files: what every writer in taskvec goes through.
+
+An output is one or more files made of units; a unit is one or more tensors that are produced together. Several
+threads produce units and write them in place; only one chunk a thread is in memory. Everything goes into a hidden
+sibling of the destination, which is renamed when all of it is on the disk, so the destination is absent or complete.
+A killed run leaves the sibling with a journal of finished units; the next run with the same plan checks their
+hashes and goes on. A refusal removes the sibling.
+
+Offsets are given out in the order of the units as soon as a unit knows its sizes, hence the bytes of the output
+depend on the inputs alone: not on threads, timing or resumption.
+"""
+
+from __future__ import annotations
+
+import abc
+import json
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, final
+
+from taskvec.checkpoint.source import TensorSpec
+from taskvec.checkpoint.staging import Staging
+from taskvec.errors import TaskVecError
+from taskvec.ops.dtypes import dtype_of
+from taskvec.ops.hashing import Hasher, hash_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Progress = Callable[[int, int], None]  # units done, units in all
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One tensor of an output file: its key and its spec."""
+
+    key: str
+    spec: TensorSpec
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A part that is on the disk: where it lies in the data of its file, and the hash of its bytes."""
+
+    key: str
+    spec: TensorSpec
+    begin: int
+    end: int
+    hash: str
+
+
+class Unit(abc.ABC):
+    """What is produced together, e.g. one tensor, or the parts into which a codec turned one tensor."""
+
+    name: str
+
+    @abc.abstractmethod
+    def parts(self) -> Sequence[Part]:
+        """The parts and their sizes; may have to scan the input, is called once, before `emit`."""
+
+    @abc.abstractmethod
+    def emit(self, write: Callable[[str, np.ndarray[Any, Any]], None]) -> None:
+        """Produce the data: `write(key, array)` appends to a part, in any chunks, in order within a part."""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file to write: a relative name, its units in the order of their data, and its string table.
+
+    `metadata` is called when everything is written, with what each unit became. `reserve` bounds the bytes of the
+    header; the header is padded to it with spaces, so that data can be written before the header is known.
+    """
+
+    name: str
+    units: Sequence[Unit]
+    metadata: Callable[[Mapping[str, Sequence[Written]]], Mapping[str, str]]
+    reserve: int
+
+
+def header_bytes(parts: Iterable[Written], metadata: Mapping[str, str], reserve: int = 0) -> bytes:
+    """The length prefix and JSON header for `parts`, padded with spaces to `reserve` or the next multiple of 8."""
+    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for p in sorted(parts, key=lambda p: (p.begin, p.end)):
+        table[p.key] = {"dtype": p.spec.dtype.code, "shape": list(p.spec.shape), "data_offsets": [p.begin, p.end]}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    size = max(reserve, 8 + len(text) + -len(text) % 8)
+    if reserve and size > reserve:
+        raise AssertionError(f"a header of {size} bytes does not fit into the {reserve} reserved for it")
+    return (size - 8).to_bytes(8, "little") + text.ljust(size - 8)
+
+
+@dataclass(slots=True)
+class _FileState:
+    """The file being written: how far its data reach, which units are done, whose turn it is to get offsets."""
+
+    plan: OutputFile
+    handle: int
+    end: int = 0
+    turn: int = 0
+    done: dict[str, list[Written]] = field(default_factory=dict)
+
+
+@final
+class OutputWriter:
+    """Writes the files of one output into a staging folder; see the module's docstring."""
+
+    def __init__(
+        self, staging: Staging, files: Sequence[OutputFile], *, threads: int, progress: Progress | None
+    ) -> None:
+        self._staging, self._files, self._threads = staging, files, threads
+        self._progress = progress
+        self._turns = threading.Condition()
+        self._failed = threading.Event()
+        self._error: BaseException | None = None
+        self._count = 0
+        self._total = sum(len(f.units) for f in files)
+
+    def run(self) -> dict[str, dict[str, list[Written]]]:
+        """Write everything; returns, for each file, what each unit became."""
+        states = [self._start(f) for f in self._files]
+        try:
+            jobs = [(state, index) for state in states for index in range(len(state.plan.units))]
+            with ThreadPoolExecutor(self._threads) as pool:
+                futures = [pool.submit(self._unit, state, index) for state, index in jobs]
+                try:
+                    for future in futures:
+                        future.result()
+                except BaseException as error:
+                    self._stop(error)
+                    pool.shutdown(cancel_futures=True)
+                    raise self._error or error from None
+            for state in states:
+                self._finish(state)
+        finally:
+            for state in states:
+                os.close(state.handle)
+        return {s.plan.name: s.done for s in states}
+
+    def _start(self, plan: OutputFile) -> _FileState:
+        path = self._staging.folder / plan.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _FileState(plan, os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
+
+    def _stop(self, error: BaseException) -> None:
+        with self._turns:
+            self._error = self._error or error
+            self._failed.set()
+            self._turns.notify_all()
+
+    def _unit(self, state: _FileState, index: int) -> None:
+        try:
+            unit = state.plan.units[index]
+            kept = self._staging.finished(state.plan.name, unit.name)
+            parts = [Part(w.key, w.spec) for w in kept] if kept else unit.parts()
+            places = self._allocate(state, index, parts)
+            if kept is None or not self._reusable(state, kept, places):
+                kept = self._emit(state, unit, places)
+                self._staging.record(state.plan.name, unit.name, kept)
+            state.done[unit.name] = kept
+        except BaseException as error:
+            self._stop(error)
+            raise
+        with self._turns:
+            self._count += 1
+            count = self._count
+        if self._progress:
+            self._progress(count, self._total)
+
+    def _allocate(self, state: _FileState, index: int, parts: Sequence[Part]) -> list[Written]:
+        """Give out offsets in unit order: wait for one's turn (the pool starts units in order, so it comes)."""
+        with self._turns:
+            self._turns.wait_for(lambda: state.turn == index or self._failed.is_set())
+            if self._failed.is_set():
+                raise _Cancelled
+            places = []
+            for part in parts:
+                places.append(Written(part.key, part.spec, state.end, state.end + part.spec.nbytes, ""))
+                state.end += part.spec.nbytes
+            state.turn += 1
+            self._turns.notify_all()
+        return places
+
+    def _emit(self, state: _FileState, unit: Unit, places: Sequence[Written]) -> list[Written]:
+        at = {p.key: p.begin for p in places}
+        hashers = {p.key: Hasher() for p in places}
+
+        def write(key: str, array: np.ndarray[Any, Any]) -> None:
+            if self._failed.is_set():
+                raise _Cancelled
+            data = memoryview(array.reshape(-1).view("u1").data)
+            hashers[key].update(data)
+            _write_all(state.handle, data, state.plan.reserve + at[key])
+            at[key] += len(data)
+
+        unit.emit(write)
+        short = [p.key for p in places if at[p.key] != p.end]
+        if short:
+            raise AssertionError(f"unit '{unit.name}' did not fill its part '{short[0]}'")
+        return [Written(p.key, p.spec, p.begin, p.end, hashers[p.key].hexdigest()) for p in places]
+
+    def _reusable(self, state: _FileState, kept: Sequence[Written], places: Sequence[Written]) -> bool:
+        """Whether a unit of an earlier run has this run's offsets, and its bytes are on the disk as recorded."""
+        if [(p.key, p.begin, p.end) for p in kept] != [(p.key, p.begin, p.end) for p in places]:
+            return False
+        for part in kept:
+            hasher, at, end = Hasher(), state.plan.reserve + part.begin, state.plan.reserve + part.end
+            while at < end:
+                data = os.pread(state.handle, min(end - at, 1 << 22), at)
+                if not data:
+                    return False
+                hasher.update(data)
+                at += len(data)
+            if hasher.hexdigest() != part.hash:
+                return False
+        return True
+
+    def _finish(self, state: _FileState) -> None:
+        ordered = {u.name: state.done[u.name] for u in state.plan.units}
+        metadata = state.plan.metadata(ordered)
+        head = header_bytes((w for parts in ordered.values() for w in parts), metadata, state.plan.reserve)
+        _write_all(state.handle, memoryview(head), 0)
+        os.ftruncate(state.handle, state.plan.reserve + state.end)
+        os.fsync(state.handle)
+
+
+class _Cancelled(TaskVecError):
+    """Another unit failed first; never seen by the caller, who gets that unit's error."""
+
+    def __init__(self) -> None:
+        super().__init__("cancelled because another tensor failed.")
+
+
+def _write_all(handle: int, data: memoryview, at: int) -> None:
+    while data:
+        done = os.pwrite(handle, data, at)
+        data, at = data[done:], at + done
+
+
+def written_to_json(parts: Sequence[Written]) -> list[list[Any]]:
+    """Parts as plain data, for the journal."""
+    return [[w.key, w.spec.dtype.code, list(w.spec.shape), w.begin, w.end, w.hash] for w in parts]
+
+
+def written_from_json(rows: Sequence[Sequence[Any]]) -> list[Written]:
+    """The inverse of `written_to_json`."""
+    return [Written(k, TensorSpec(tuple(shape), dtype_of(code)), b, e, h) for k, code, shape, b, e, h in rows]
+
+
+def plan_hash(files: Sequence[OutputFile], inputs: object) -> str:
+    """What identifies a run for resumption: the files, their units, and the identities of all inputs."""
+    plan = [[f.name, f.reserve, [u.name for u in f.units]] for f in files]
+    return hash_of(json.dumps([plan, repr(inputs)], sort_keys=True).encode())

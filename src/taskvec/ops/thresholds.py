@@ -1,0 +1,53 @@
+"""The k-th largest magnitude of a stream, exactly, from integer histograms of float32 bit patterns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from taskvec.ops import kernels
+from taskvec.ops.bits import Floats
+
+Stream = Callable[[], Iterable[Floats]]
+
+
+def kept(density: float, n: int) -> int:
+    """How many of `n` entries a density in (0, 1] keeps: max(1, ceil(density * n)), and 0 of 0."""
+    return max(1, math.ceil(density * n)) if n else 0
+
+
+def kth_largest_pattern(blocks: Stream, k: int) -> int:
+    """The float32 bit pattern of the k-th largest |x| over all blocks (k >= 1).
+
+    Non-negative float32 patterns are ordered as their values, so two histograms of 16 bits find it in two passes,
+    whatever the blocks; no value is sorted.
+    """
+    upper = np.zeros(1 << 16, np.int64)
+    for block in blocks():
+        kernels.magnitude_histogram(block, 16, 0, upper)
+    prefix, above = _descend(upper, k)
+    lower = np.zeros(1 << 16, np.int64)
+    for block in blocks():
+        kernels.magnitude_histogram(block, 0, prefix, lower)
+    return (prefix << 16) | _descend(lower, k - above)[0]
+
+
+def _descend(counts: np.ndarray[tuple[int], np.dtype[np.int64]], k: int) -> tuple[int, int]:
+    """The bin that holds the k-th largest, and how many entries lie in the bins above it."""
+    from_above = np.cumsum(counts[::-1])
+    index = int(np.searchsorted(from_above, k))
+    return counts.size - 1 - index, int(from_above[index] - counts[counts.size - 1 - index])
+
+
+def pattern_of(value: float) -> int:
+    """The float32 bit pattern of a magnitude."""
+    return int(np.float32(abs(value)).view(np.uint32))
+
+
+def select(block: Floats, pattern: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], Floats]:
+    """Positions and float32 values of the non-zero entries of `block` whose magnitude pattern is >= `pattern`."""
+    positions, values = np.empty(block.size, np.int64), np.empty(block.size, np.float32)
+    n = kernels.select(block, np.uint32(pattern), positions, values)
+    return positions[:n], values[:n]
