@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK, BaseIdentity
-from taskvec.checkpoint.source import AbstractSource, TensorSpec, check_same_schema, units
+from taskvec.checkpoint.source import TensorSpec, check_same_schema
+from taskvec.checkpoint.ties import aligned, equal_bits
 from taskvec.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -66,10 +67,11 @@ class Difference(AbstractDelta):
     exact = True
 
     def __init__(self, tuned: Checkpoint, base: Checkpoint) -> None:
-        check_same_schema(tuned.source, base.source, names=("the tuned model", "the base"))
-        self.tuned, self.origin = tuned, base
+        source = aligned(tuned.source, base.source)
+        check_same_schema(source, base.source, names=("the tuned model", "the base"))
+        self.tuned, self.origin = tuned if source is tuned.source else Checkpoint(source), base
         self.base = base.fingerprints
-        self.specs = {n: s for n, s in tuned.specs.items() if s.dtype.moves}
+        self.specs = {n: s for n, s in self.tuned.specs.items() if s.dtype.moves}
         self._checked = False
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
@@ -98,7 +100,7 @@ class Difference(AbstractDelta):
         if self._checked:
             return
         for name, spec in self.tuned.specs.items():
-            if not spec.dtype.moves and not same_bits(self.tuned.source, self.origin.source, name):
+            if not spec.dtype.moves and not equal_bits(self.tuned.source, name, self.origin.source, name):
                 raise SchemaError(
                     f"tensor '{name}' ({spec}) differs between the tuned model and the base, and {spec.dtype} "
                     "tensors cannot move.",
@@ -177,15 +179,3 @@ class Rebased(AbstractDelta):
     def describe(self) -> str:
         """See the base class."""
         return f"{self.inner.describe()} (rebased)"
-
-
-def same_bits(a: AbstractSource, b: AbstractSource, name: str) -> bool:
-    """Whether two sources hold the same bytes under `name` (equal specs assumed)."""
-    import numpy as np
-
-    identity = a.identity(name)
-    if identity is not None and identity == b.identity(name):
-        return True
-    total = units(a.specs[name])
-    blocks = ((at, min(at + CHUNK, total)) for at in range(0, total, CHUNK))
-    return all(np.array_equal(a.bits(name, i, j), b.bits(name, i, j)) for i, j in blocks)

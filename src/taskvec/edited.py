@@ -71,6 +71,7 @@ class EditedSource(AbstractSource):
 
         from taskvec.ops.bits import bits_dtype
 
+        name = self.ties.get(name, name)
         spec, before = self.spec(name), self.base.specs[name]
         if not before.dtype.moves:
             return self.base.source.bits(name, start, stop)
