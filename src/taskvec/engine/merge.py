@@ -106,7 +106,7 @@ class Merged(AbstractDelta):
         if not finite.all():
             task = list(self.vectors)[int(np.argmin(finite))]
             raise NonFiniteError(
-                f"the delta of tensor '{name}' has NaN or Inf in the vector '{task}' ({self.vectors[task].describe()}).",
+                f"the delta of tensor '{name}' has NaN or Inf in '{task}' ({self.vectors[task].describe()}).",
                 "repair the checkpoint it was cut from.",
             )
         return torch.from_numpy(out)
@@ -140,7 +140,7 @@ class Merged(AbstractDelta):
         return whole
 
     def _method_for(self, name: str) -> MergeMethod:
-        if self.method.otherwise is None or self._layout.role(name) == "matrix":
+        if self.method.otherwise is None or self._layout[name].role == "matrix":
             return self.method
         return methods.get(self.method.otherwise)
 
@@ -199,5 +199,3 @@ class Merged(AbstractDelta):
     def describe(self) -> str:
         """See the base class."""
         return f"{self.method.name}({', '.join(self.vectors)})"
-
-

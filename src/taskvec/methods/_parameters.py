@@ -116,9 +116,7 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
     hints = get_type_hints(function, include_extras=True)
     keywords = inspect.signature(function).parameters.values()
     return {
-        p.name: _parameter(p, hints[p.name])
-        for p in keywords
-        if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED
+        p.name: _parameter(p, hints[p.name]) for p in keywords if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED
     }
 
 
