@@ -8,8 +8,40 @@
 Nothing heavy is imported until it is needed: `import taskvec` loads neither torch nor numpy.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from taskvec import codecs as codecs
 from taskvec import edited as _edited  # noqa: F401  # fills the operators of Checkpoint
 from taskvec.checkpoint.checkpoint import Checkpoint as Checkpoint
+from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVector.open and .save
 from taskvec.vector import TaskVector as TaskVector
 
+if TYPE_CHECKING:
+    from taskvec import methods as methods
+    from taskvec.engine.merge import merge as merge
+
 __version__ = "0.1.0.dev0"
+
+# Public names whose modules import torch or transformers: loaded at first use.
+_LAZY = {
+    "merge": "taskvec.engine.merge",
+    "methods": "taskvec",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'taskvec' has no attribute '{name}'")
+    home = _LAZY[name]
+    value = (
+        importlib.import_module(f"taskvec.{name}")
+        if home == "taskvec"
+        else getattr(importlib.import_module(home), name)
+    )
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

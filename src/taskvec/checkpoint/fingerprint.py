@@ -45,6 +45,10 @@ class Fingerprints:
         self._hashes: dict[str, str] = {}
         self._stored: dict[str, str] | None = None
 
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+        return list(self._source.specs)
+
     def tensor(self, name: str) -> str:
         """The hash of one tensor (reads it unless it is known)."""
         name = self._source.ties.get(name, name)
@@ -126,6 +130,10 @@ class RecordedBase:
     fingerprint: str
     hashes: Mapping[str, str]
 
+    def names(self) -> list[str]:
+        """The names of all tensors of the base."""
+        return list(self.hashes)
+
     def tensor(self, name: str) -> str:
         """The recorded hash of one tensor of the base ("" when the base had no such tensor)."""
         return self.hashes.get(name, "")
@@ -145,6 +153,9 @@ class RecordedBase:
 
 class BaseIdentity(Protocol):
     """How a displacement knows the point it was cut from: hashes that may or may not need a read."""
+
+    def names(self) -> list[str]:
+        """The names of all tensors of the base."""
 
     def tensor(self, name: str) -> str:
         """The hash of one tensor of the base."""

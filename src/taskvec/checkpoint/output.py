@@ -30,6 +30,7 @@ from taskvec.ops.hashing import Hasher, hash_of
 if TYPE_CHECKING:
     import numpy as np
 
+_GATHER = 1 << 20  # bytes below which writes to one part are gathered
 Progress = Callable[[int, int], None]  # units done, units in all
 
 
@@ -67,19 +68,23 @@ class Unit(abc.ABC):
     def emit(self, write: Callable[[str, np.ndarray[Any, Any]], None]) -> None:
         """Produce the data: `write(key, array)` appends to a part, in any chunks, in order within a part."""
 
+    def note(self) -> Any:
+        """Plain data about what `emit` wrote, for the file's metadata; the journal keeps it for a resumption."""
+        return None
+
 
 @final
 @dataclass(frozen=True, slots=True)
 class OutputFile:
     """One file to write: a relative name, its units in the order of their data, and its string table.
 
-    `metadata` is called when everything is written, with what each unit became. `reserve` bounds the bytes of the
-    header; the header is padded to it with spaces, so that data can be written before the header is known.
+    `metadata` is called when everything is written, with what each unit became and its note. `reserve` bounds the
+    bytes of the header, which is padded to it with spaces, so that data can be written before the header is known.
     """
 
     name: str
     units: Sequence[Unit]
-    metadata: Callable[[Mapping[str, Sequence[Written]]], Mapping[str, str]]
+    metadata: Callable[[Mapping[str, Sequence[Written]], Mapping[str, Any]], Mapping[str, str]]
     reserve: int
 
 
@@ -104,6 +109,7 @@ class _FileState:
     end: int = 0
     turn: int = 0
     done: dict[str, list[Written]] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
 
 @final
@@ -156,13 +162,16 @@ class OutputWriter:
     def _unit(self, state: _FileState, index: int) -> None:
         try:
             unit = state.plan.units[index]
-            kept = self._staging.finished(state.plan.name, unit.name)
-            parts = [Part(w.key, w.spec) for w in kept] if kept else unit.parts()
+            kept, note = self._staging.finished(state.plan.name, unit.name)
+            parts = list(unit.parts()) if kept is None else [Part(w.key, w.spec) for w in kept]
             places = self._allocate(state, index, parts)
             if kept is None or not self._reusable(state, kept, places):
+                if kept is not None and list(unit.parts()) != parts:
+                    raise AssertionError(f"unit '{unit.name}' changed its sizes between two runs")
                 kept = self._emit(state, unit, places)
-                self._staging.record(state.plan.name, unit.name, kept)
-            state.done[unit.name] = kept
+                note = unit.note()
+                self._staging.record(state.plan.name, unit.name, kept, note)
+            state.done[unit.name], state.notes[unit.name] = kept, note
         except BaseException as error:
             self._stop(error)
             raise
@@ -187,22 +196,19 @@ class OutputWriter:
         return places
 
     def _emit(self, state: _FileState, unit: Unit, places: Sequence[Written]) -> list[Written]:
-        at = {p.key: p.begin for p in places}
-        hashers = {p.key: Hasher() for p in places}
+        sinks = {p.key: _PartSink(state.handle, state.plan.reserve + p.begin) for p in places}
 
         def write(key: str, array: np.ndarray[Any, Any]) -> None:
             if self._failed.is_set():
                 raise _Cancelled
-            data = memoryview(array.reshape(-1).view("u1").data)
-            hashers[key].update(data)
-            _write_all(state.handle, data, state.plan.reserve + at[key])
-            at[key] += len(data)
+            sinks[key].write(memoryview(array.reshape(-1).view("u1").data))
 
         unit.emit(write)
-        short = [p.key for p in places if at[p.key] != p.end]
-        if short:
-            raise AssertionError(f"unit '{unit.name}' did not fill its part '{short[0]}'")
-        return [Written(p.key, p.spec, p.begin, p.end, hashers[p.key].hexdigest()) for p in places]
+        for place in places:
+            sinks[place.key].flush()
+            if sinks[place.key].at != state.plan.reserve + place.end:
+                raise AssertionError(f"unit '{unit.name}' did not fill its part '{place.key}'")
+        return [Written(p.key, p.spec, p.begin, p.end, sinks[p.key].hasher.hexdigest()) for p in places]
 
     def _reusable(self, state: _FileState, kept: Sequence[Written], places: Sequence[Written]) -> bool:
         """Whether a unit of an earlier run has this run's offsets, and its bytes are on the disk as recorded."""
@@ -222,11 +228,38 @@ class OutputWriter:
 
     def _finish(self, state: _FileState) -> None:
         ordered = {u.name: state.done[u.name] for u in state.plan.units}
-        metadata = state.plan.metadata(ordered)
+        metadata = state.plan.metadata(ordered, state.notes)
         head = header_bytes((w for parts in ordered.values() for w in parts), metadata, state.plan.reserve)
         _write_all(state.handle, memoryview(head), 0)
         os.ftruncate(state.handle, state.plan.reserve + state.end)
         os.fsync(state.handle)
+
+
+class _PartSink:
+    """Appends to one part of a file; small pieces are gathered, since each write takes the file's lock."""
+
+    __slots__ = ("_handle", "_pending", "at", "hasher")
+
+    def __init__(self, handle: int, at: int) -> None:
+        self._handle, self.at, self.hasher = handle, at, Hasher()
+        self._pending = bytearray()
+
+    def write(self, data: memoryview) -> None:
+        self.hasher.update(data)
+        if self._pending or len(data) < _GATHER:
+            self._pending += data
+            if len(self._pending) >= _GATHER:
+                self.flush()
+            return
+        self._put(data)
+
+    def flush(self) -> None:
+        self._put(memoryview(self._pending))
+        self._pending = bytearray()
+
+    def _put(self, data: memoryview) -> None:
+        _write_all(self._handle, data, self.at)
+        self.at += len(data)
 
 
 class _Cancelled(TaskVecError):

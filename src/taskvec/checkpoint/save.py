@@ -161,7 +161,7 @@ def _output_file(source: AbstractSource, file: str, names: Sequence[str], recipe
         places.append(Written(part.key, part.spec, at, at + part.spec.nbytes, ""))
         at += part.spec.nbytes
     reserve = len(header_bytes(places, metadata(recipes.draft)))
-    return OutputFile(file, tensors, lambda _: metadata(recipes.final()), reserve)
+    return OutputFile(file, tensors, lambda _written, _notes: metadata(recipes.final()), reserve)
 
 
 def _own_metadata(source: AbstractSource, file: str) -> Mapping[str, str]:

@@ -34,7 +34,7 @@ class Staging:
         self.root = destination.parent / f".{destination.name}.partial"
         self.folder = self.root / "out"
         self._journal: Any = None
-        self._finished: dict[tuple[str, str], list[Written]] = {}
+        self._finished: dict[tuple[str, str], tuple[list[Written], Any]] = {}
         self._guard = threading.Lock()
         self._lock = FileLock(self.root / "lock")
 
@@ -101,7 +101,7 @@ class Staging:
             for line in path.read_text().splitlines():
                 lines.append(json.loads(line))
         if self.plan is not None and lines and lines[0] == {"plan": self.plan}:
-            self._finished = {(row["file"], row["unit"]): written_from_json(row["parts"]) for row in lines[1:]}
+            self._finished = {(r["file"], r["unit"]): (written_from_json(r["parts"]), r["note"]) for r in lines[1:]}
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
             lines = [{"plan": self.plan}]
@@ -111,15 +111,15 @@ class Staging:
             self._journal.write(json.dumps(line) + "\n")
         self._journal.flush()
 
-    def finished(self, file: str, unit: str) -> list[Written] | None:
-        """What an earlier run with the same plan recorded for a unit; its bytes are still to be checked."""
-        return self._finished.get((file, unit))
+    def finished(self, file: str, unit: str) -> tuple[list[Written] | None, Any]:
+        """What an earlier run with the same plan recorded for a unit, and its note; the bytes are to be checked."""
+        return self._finished.get((file, unit), (None, None))
 
-    def record(self, file: str, unit: str, parts: Sequence[Written]) -> None:
+    def record(self, file: str, unit: str, parts: Sequence[Written], note: Any) -> None:
         """Note a finished unit (its data are written, though perhaps not yet on the disk: hence the hashes)."""
         from taskvec.checkpoint.output import written_to_json
 
-        line = json.dumps({"file": file, "unit": unit, "parts": written_to_json(parts)})
+        line = json.dumps({"file": file, "unit": unit, "parts": written_to_json(parts), "note": note})
         with self._guard:
             self._journal.write(line + "\n")
             self._journal.flush()

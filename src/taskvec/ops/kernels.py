@@ -146,11 +146,10 @@ def quantize(x, group, limit, p, codes, scales):
         largest = 0.0
         for i in range(g * group, stop):
             largest = max(largest, abs(x[i]))
-        code = _encode(largest / limit, scales[g], p)
-        if _decode(code, p) * limit < largest:
-            code += 1
-        scales[g] = code
-        scale = _decode(code, p)
+        scales[g] = _encode(largest / limit, scales[g], p)
+        if _decode(scales[g], p) * limit < largest:
+            scales[g] += 1
+        scale = _decode(scales[g], p)
         for i in range(g * group, stop):
             codes[i] = np.int8(np.rint(x[i] / scale)) if scale > 0.0 else np.int8(0)
             rest = x[i] - codes[i] * scale

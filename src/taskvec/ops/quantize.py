@@ -46,5 +46,4 @@ def pack_nibbles(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     shifted = (codes + 8).astype(np.uint8)
     if shifted.size % 2:
         shifted = np.append(shifted, np.uint8(8))
-    packed: npt.NDArray[np.uint8] = shifted[0::2] | (shifted[1::2] << 4)
-    return packed
+    return np.bitwise_or(shifted[0::2], np.left_shift(shifted[1::2], 4), dtype=np.uint8)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from taskvec.ops import kernels
 from taskvec.ops.bits import Floats
@@ -34,7 +35,7 @@ def kth_largest_pattern(blocks: Stream, k: int) -> int:
     return (prefix << 16) | _descend(lower, k - above)[0]
 
 
-def _descend(counts: np.ndarray[tuple[int], np.dtype[np.int64]], k: int) -> tuple[int, int]:
+def _descend(counts: npt.NDArray[np.int64], k: int) -> tuple[int, int]:
     """The bin that holds the k-th largest, and how many entries lie in the bins above it."""
     from_above = np.cumsum(counts[::-1])
     index = int(np.searchsorted(from_above, k))
@@ -46,7 +47,7 @@ def pattern_of(value: float) -> int:
     return int(np.float32(abs(value)).view(np.uint32))
 
 
-def select(block: Floats, pattern: int) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], Floats]:
+def select(block: Floats, pattern: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Positions and float32 values of the non-zero entries of `block` whose magnitude pattern is >= `pattern`."""
     positions, values = np.empty(block.size, np.int64), np.empty(block.size, np.float32)
     n = kernels.select(block, np.uint32(pattern), positions, values)

@@ -1,0 +1,37 @@
+"""The relative error of a lossy encoding, accumulated while it is written."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taskvec.ops.bits import Floats
+
+
+class RelativeError:
+    """‖decoded − delta‖ / ‖delta‖ over one tensor, from sums of squares; scaled so that 1e-200 does not vanish."""
+
+    __slots__ = ("_exponent", "_lost", "_total")
+
+    def __init__(self) -> None:
+        self._lost = self._total = 0.0
+        self._exponent: int | None = None
+
+    def add(self, delta: Floats, decoded: Floats) -> None:
+        """Count one block."""
+        import numpy as np
+
+        largest = float(np.max(np.abs(delta), initial=0.0))
+        if largest == 0.0:
+            return
+        if self._exponent is None:
+            self._exponent = math.frexp(largest)[1]
+        scaled = np.ldexp(delta, -self._exponent)
+        rest = np.ldexp(decoded, -self._exponent) - scaled
+        self._lost += float(np.add.reduce(rest * rest))
+        self._total += float(np.add.reduce(scaled * scaled))
+
+    def text(self) -> str:
+        """The error as the format writes it."""
+        return f"{math.sqrt(self._lost / self._total) if self._total else 0.0:.6e}"

@@ -1,0 +1,26 @@
+"""`TaskVector.open` and `TaskVector.save`: what the vector room left to this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taskvec.checkpoint.checkpoint import Checkpoint
+from taskvec.codecs._file import FileDelta
+from taskvec.codecs._write import save_vector
+from taskvec.errors import FormatError
+from taskvec.vector import TaskVector
+
+
+def open_vector(path: Path, base: Checkpoint | None) -> TaskVector:
+    """A task-vector file or folder as a `TaskVector`; reads headers only.
+
+    Raises:
+        FormatError: nothing there, not a task vector, or a damaged one.
+    """
+    if not path.exists():
+        raise FormatError(f"'{path}' does not exist.", "check the path.")
+    return TaskVector(((1.0, FileDelta(path)),))
+
+
+TaskVector.reader = staticmethod(open_vector)
+TaskVector.writer = staticmethod(save_vector)

@@ -1,0 +1,240 @@
+"""Writing task-vector files: every tensor through its encoder, streamed; the header when all is known."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from taskvec.checkpoint.fingerprint import BLANK
+from taskvec.checkpoint.output import OutputFile, OutputWriter, Part, Progress, Unit, Written, header_bytes, plan_hash
+from taskvec.checkpoint.save import parse_size
+from taskvec.checkpoint.source import TensorSpec, units
+from taskvec.checkpoint.staging import Staging
+from taskvec.codecs._codec import AbstractCodec, AbstractEncoder, Write, make
+from taskvec.codecs._file import FORMAT, FileDelta, FilePart
+from taskvec.errors import SchemaError
+from taskvec.ops.hashing import HEX
+from taskvec.vector import TaskVector
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_COPY = 1 << 20
+
+
+@final
+class EncodedUnit(Unit):
+    """One tensor of a vector on its way through an encoder."""
+
+    def __init__(self, name: str, encoder: AbstractEncoder, spec: TensorSpec, check: Callable[[str], None]) -> None:
+        self.name, self._encoder, self._spec, self._check = name, encoder, spec, check
+        self._keys: dict[str, str] = {}
+
+    def parts(self) -> Sequence[Part]:
+        """See the base class."""
+        self._check(self.name)
+        measured = self._encoder.measure()
+        self._keys = {role: key_of(self.name, role) for role in measured}
+        return [Part(self._keys[role], spec) for role, spec in measured.items()]
+
+    def emit(self, write: Callable[[str, np.ndarray[Any, Any]], None]) -> None:
+        """See the base class."""
+        self._encoder.emit(lambda role, array: write(self._keys[role], array))
+
+    def note(self) -> dict[str, Any]:
+        """What the journal must remember of this unit besides its bytes, to write the table after a resumption."""
+        return {
+            "codec": self._encoder.kind,
+            "exact": self._encoder.exact,
+            "roles": {key: role for role, key in self._keys.items()},
+            "fields": dict(self._encoder.fields()),
+        }
+
+
+def key_of(name: str, role: str) -> str:
+    """The key of a part: the tensor's own name for its main part, else name#role."""
+    return name if role in ("delta", "codes") else f"{name}#{role}"
+
+
+@final
+class _Copy(AbstractEncoder):
+    """The parts of a file that already has the wanted codec, byte for byte."""
+
+    def __init__(self, part: FilePart) -> None:
+        self._part, self.kind, self.exact = part, part.kind, part.exact
+
+    def measure(self) -> Mapping[str, TensorSpec]:
+        """See the base class."""
+        return {role: self._part.part_spec(role) for role in self._part.parts}
+
+    def emit(self, write: Write) -> None:
+        """See the base class."""
+        for role in self._part.parts:
+            total = units(self._part.part_spec(role))
+            for at in range(0, total, _COPY):
+                write(role, self._part.bits(role, at, min(at + _COPY, total)))
+
+    def fields(self) -> Mapping[str, Any]:
+        """See the base class."""
+        own = ("codec", "shape", "dtype", "parts", "exact")
+        return {k: v for k, v in self._part.fields.items() if k not in own}
+
+
+def save_vector(
+    vector: TaskVector,
+    path: Path,
+    *,
+    codec: str = "dense",
+    force: bool = False,
+    threads: int | None = None,
+    shard_size: int | str | None = None,
+    allow_nonfinite: bool = False,
+    progress: Progress | None = None,
+    **parameters: Any,
+) -> Path:
+    """Write `vector` to `path` as one file, or with `shard_size` as a folder of files.
+
+    Args:
+        vector: what to write.
+        path: the destination, by convention `NAME.tv.safetensors`.
+        codec: how each delta is stored, with its own `parameters`.
+        force: replace what is there, atomically.
+        threads: workers; default: one a processor.
+        shard_size: largest bytes of dense data a file ("5GB" or a number).
+        allow_nonfinite: keep NaN and Inf of a tuned checkpoint (dense, exact) instead of refusing them.
+        progress: called with (tensors done, tensors in all).
+        **parameters: those of the codec, e.g. `density` or `dtype`.
+
+    Raises:
+        UnknownName: no such codec. ParameterError: a parameter of the codec out of its range.
+        DestinationError: `path` exists (and not force), is being written, or the disk is full.
+        SchemaError: vectors of two bases. NonFiniteError: NaN or Inf in an input.
+    """
+    wanted = make(codec, parameters)
+    vector.check()
+    destination = Path(os.path.abspath(path))
+    groups = list(_groups(vector, destination, shard_size))
+    files = [_VectorFile(vector, wanted, name, names, allow_nonfinite) for name, names in groups]
+    inputs = [leaf.inputs() for _, leaf in vector.terms]
+    known = None if any(i is None for i in inputs) else (inputs, [c for c, _ in vector.terms])
+    plan = plan_hash([f.output for f in files], (known, wanted.describe(), allow_nonfinite)) if known else None
+    with Staging(destination, plan=plan, force=force) as staging:
+        OutputWriter(
+            staging, [f.output for f in files], threads=threads or os.cpu_count() or 1, progress=progress
+        ).run()
+        staging.publish(staging.folder if shard_size is not None else staging.folder / files[0].output.name)
+    return destination
+
+
+def _groups(vector: TaskVector, destination: Path, shard_size: int | str | None) -> Iterator[tuple[str, list[str]]]:
+    if shard_size is None:
+        yield destination.name, vector.names()
+        return
+    limit, groups, size = parse_size(shard_size), [[]], 0  # type: ignore[var-annotated]
+    for name, spec in vector.specs.items():
+        if groups[-1] and size + spec.nbytes > limit:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += spec.nbytes
+    for i, names in enumerate(groups, 1):
+        yield f"vector-{i:05d}-of-{len(groups):05d}.tv.safetensors", names
+
+
+class _VectorFile:
+    """One output file with its encoders and its header."""
+
+    def __init__(
+        self, vector: TaskVector, codec: AbstractCodec, file: str, names: Sequence[str], allow_nonfinite: bool
+    ) -> None:
+        self._vector, self._codec = vector, codec
+        self._units = {n: self._unit(n, allow_nonfinite) for n in names}
+        self.output = OutputFile(file, list(self._units.values()), self._metadata, self._reserve(names))
+
+    def _unit(self, name: str, allow_nonfinite: bool) -> EncodedUnit:
+        leaf = self._vector.single()
+        if isinstance(leaf, FileDelta) and leaf.codec == self._codec.describe():
+            encoder: AbstractEncoder = _Copy(leaf.parts[name])
+        else:
+            encoder = self._codec.encoder(self._vector, name, allow_nonfinite=allow_nonfinite)
+        return EncodedUnit(name, encoder, self._vector.specs[name], self._check_bases)
+
+    def _check_bases(self, name: str) -> None:
+        """Refuse a tensor that two leaves were cut from different bases of."""
+        known = [(leaf, leaf.base) for _, leaf in self._vector.terms if leaf.base is not None]
+        for leaf, base in known[1:]:
+            first, origin = known[0]
+            if base is not origin and base.tensor(name) != origin.tensor(name):
+                raise SchemaError(
+                    f"{leaf.describe()} and {first.describe()} were cut from different bases (tensor '{name}': "
+                    f"{base.whole()} and {origin.whole()}).",
+                    "combine vectors of one base, or use vector.rebased() if you mean it.",
+                )
+
+    def _reserve(self, names: Sequence[str]) -> int:
+        """Bytes of the largest header that can come out."""
+        bounds = {n: self._bound(n) for n in names}
+        end = sum(s.nbytes for parts in bounds.values() for s in parts.values())
+        places = [
+            Written(key_of(n, role), spec, end, end, "0" * HEX)
+            for n, parts in bounds.items()
+            for role, spec in parts.items()
+        ]
+        table = {
+            n: self._entry(n, "x" * 8, True, {role: [key_of(n, role), "0" * HEX] for role in parts}, _WIDEST)
+            for n, parts in bounds.items()
+        }
+        return len(header_bytes(places, self._strings(table, blank=True)))
+
+    def _bound(self, name: str) -> Mapping[str, TensorSpec]:
+        leaf = self._vector.single()
+        if isinstance(leaf, FileDelta) and leaf.codec == self._codec.describe():
+            return {role: leaf.parts[name].part_spec(role) for role in leaf.parts[name].parts}
+        return self._codec.bound(self._vector.specs[name])
+
+    def _entry(
+        self, name: str, kind: str, exact: bool, parts: Mapping[str, Sequence[str]], fields: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        spec = self._vector.specs[name]
+        own = {"codec": kind, "shape": list(spec.shape), "dtype": spec.dtype.code, "exact": exact, "parts": dict(parts)}
+        return {**own, **fields}
+
+    def _metadata(self, written: Mapping[str, Sequence[Written]], notes: Mapping[str, Any]) -> dict[str, str]:
+        table = {}
+        for name, parts in written.items():
+            note = notes[name]
+            by_role = {note["roles"][w.key]: [w.key, w.hash] for w in parts}
+            table[name] = self._entry(name, note["codec"], note["exact"], by_role, note["fields"])
+        return self._strings(table, blank=False)
+
+    def _strings(self, table: Mapping[str, Any], *, blank: bool) -> dict[str, str]:
+        from taskvec import __version__
+
+        values = {
+            "taskvec_codec": self._codec.describe(),
+            "taskvec_base": self._base(blank=blank),
+            "taskvec_recipe": self._recipe(blank=blank),
+            "taskvec_tensors": table,
+        }
+        texts = {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in values.items()}
+        return {"taskvec_format": FORMAT, "taskvec_version": __version__, **texts}
+
+    def _base(self, *, blank: bool) -> dict[str, Any] | None:
+        base = self._vector.base
+        if base is None:
+            return None
+        if blank:
+            return {"fingerprint": BLANK, "tensors": dict.fromkeys(base.names(), "0" * HEX)}
+        return {"fingerprint": base.whole(), "tensors": base.tensors()}
+
+    def _recipe(self, *, blank: bool) -> dict[str, Any]:
+        leaf = self._vector.single()
+        if isinstance(leaf, FileDelta):
+            return leaf.recipe_of_origin
+        return {"terms": [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in self._vector.terms]}
+
+
+_WIDEST = {"error": "0.000000e-000", "group": 65536, "scale": -1.2345678901234567e-300, "transposed": False}

@@ -1,0 +1,278 @@
+"""Codec `dense`: one number an entry. Exact by default, down to the last bit of the tuned model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
+
+from taskvec.checkpoint.source import TensorSpec
+from taskvec.codecs._codec import AbstractCodec, AbstractDecoder, AbstractEncoder, PartReader, Write, blocks, codec
+from taskvec.codecs._error import RelativeError
+from taskvec.codecs._positions import Positions, position_dtype, position_kind, positions_spec
+from taskvec.delta import CHUNK, Difference
+from taskvec.errors import FormatError, NonFiniteError, ParameterError
+from taskvec.ops.dtypes import DTYPES, DType, dtype_of
+from taskvec.vector import TaskVector
+
+if TYPE_CHECKING:
+    from taskvec.ops.bits import Bits, Block, Floats
+
+_ALWAYS = (DTYPES["F32"], DTYPES["F64"])
+
+
+@codec
+@final
+@dataclass(frozen=True, slots=True)
+class Dense(AbstractCodec):
+    """`dtype="exact"`: the smallest dtype and a patch list that restore the tuned bits; else a cast to that dtype."""
+
+    dtype: str = "exact"
+    name: ClassVar[str] = "dense"
+
+    def __post_init__(self) -> None:
+        if self.dtype == "exact":
+            return
+        known = dtype_of(self.dtype)
+        if not known.moves:
+            raise ParameterError(f"codec 'dense': dtype={self.dtype} is not a floating-point type.")
+        object.__setattr__(self, "dtype", known.code)
+
+    def encoder(self, vector: TaskVector, name: str, *, allow_nonfinite: bool) -> AbstractEncoder:
+        """See the base class."""
+        leaf = vector.single()
+        if self.dtype != "exact":
+            return _Cast(vector, name, dtype_of(self.dtype))
+        if isinstance(leaf, Difference):
+            return _Exact(leaf, name, allow_nonfinite=allow_nonfinite)
+        return _Lossless(vector, name)
+
+    def bound(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
+        """See the base class."""
+        if self.dtype != "exact":
+            return {"delta": TensorSpec(spec.shape, dtype_of(self.dtype))}
+        return {
+            "delta": TensorSpec(spec.shape, DTYPES["F64"]),
+            "positions": positions_spec(spec.numel, spec.numel),
+            "values": TensorSpec((spec.numel,), spec.dtype),
+        }
+
+    @classmethod
+    def decoder(cls, part: PartReader) -> AbstractDecoder:
+        """See the base class."""
+        return DenseDecoder(part)
+
+
+def _candidates(dtype: DType) -> list[DType]:
+    return list(dict.fromkeys((dtype, *_ALWAYS)))
+
+
+class _Choice(NamedTuple):
+    dtype: DType
+    patches: int
+    nbytes: int
+
+
+@final
+class _Exact(AbstractEncoder):
+    """tuned − base in the dtype that needs the fewest bytes, patches included."""
+
+    def __init__(self, leaf: Difference, name: str, *, allow_nonfinite: bool) -> None:
+        self._leaf, self._name, self._allow = leaf, name, allow_nonfinite
+        self._spec = leaf.specs[name]
+        self._choice = _Choice(self._spec.dtype, 0, 0)
+        self.exact = True
+
+    def measure(self) -> Mapping[str, TensorSpec]:
+        """See the base class: one scan in the usual case, in which the tuned dtype holds nearly every difference."""
+        self.kind = "zero"
+        if self._leaf.is_zero(self._name):
+            return {}
+        best: _Choice | None = None
+        for dtype in _candidates(self._spec.dtype):
+            if best is None or self._spec.numel * dtype.itemsize < best.nbytes:
+                best = self._scan(dtype, best)
+        if best is None:
+            raise AssertionError(f"float64 did not hold the deltas of '{self._name}'")
+        self._choice = best
+        if best.nbytes == 0:
+            return {}
+        self.kind = "dense"
+        parts = {"delta": TensorSpec(self._spec.shape, best.dtype)}
+        if best.patches:
+            parts["positions"] = positions_spec(self._spec.numel, best.patches)
+            parts["values"] = TensorSpec((best.patches,), self._spec.dtype)
+        return parts
+
+    def _scan(self, dtype: DType, best: _Choice | None) -> _Choice | None:
+        """The cost of storing in `dtype`; `best` where that is no better or the dtype cannot hold a difference."""
+        each = position_dtype(self._spec.numel).itemsize + self._spec.dtype.itemsize
+        size, patches, moved = self._spec.numel * dtype.itemsize, 0, False
+        for _, delta, wrong in self._differences(dtype):
+            patches += int(wrong.sum())
+            moved = moved or bool(delta.any())
+            if best is not None and size + patches * each >= best.nbytes:
+                return best
+        if self._overflowed:
+            return best
+        return _Choice(dtype, patches, size + patches * each if moved or patches else 0)
+
+    def _differences(self, dtype: DType) -> Iterator[tuple[int, Bits, Any]]:
+        """(start, delta bits, 1 where a patch is needed) a chunk; the delta's buffer is used again."""
+        import numpy as np
+
+        from taskvec.ops.bits import Block, bits_dtype, difference
+
+        tuned, base = self._leaf.tuned.source, self._leaf.origin.source
+        buffer = np.empty(min(CHUNK, self._spec.numel), bits_dtype(dtype))
+        self._overflowed = False
+        for start in range(0, self._spec.numel, CHUNK):
+            stop = min(start + CHUNK, self._spec.numel)
+            before, after = base.block(self._name, start, stop), tuned.block(self._name, start, stop)
+            delta = Block(buffer[: stop - start], dtype)
+            result = difference(before, after, delta)
+            if result.nonfinite and not self._allow:
+                self._refuse_nonfinite(before, after)
+            self._overflowed |= result.overflow > 0
+            yield start, delta.bits, result.wrong
+
+    def _refuse_nonfinite(self, before: Block, after: Block) -> None:
+        from taskvec.ops.bits import count_nonfinite
+
+        for block, source in ((before, self._leaf.origin.source), (after, self._leaf.tuned.source)):
+            if count_nonfinite(block):
+                raise NonFiniteError(
+                    f"tensor '{self._name}' has NaN or Inf in {source.describe()}.",
+                    "repair the checkpoint, or keep the values as they are (--allow-nonfinite).",
+                )
+
+    def emit(self, write: Write) -> None:
+        """See the base class."""
+        import numpy as np
+
+        if self.kind == "zero":
+            return
+        tuned = self._leaf.tuned.source
+        kind = position_kind(self._spec.numel)
+        for start, delta, wrong in self._differences(self._choice.dtype):
+            write("delta", delta)
+            if self._choice.patches and wrong.any():
+                where = np.flatnonzero(wrong)
+                write("positions", (where + start).astype(kind))
+                write("values", tuned.bits(self._name, start, start + wrong.size)[where])
+
+
+@final
+class _Lossless(AbstractEncoder):
+    """Float64 values that are no difference of two checkpoints, in the smallest dtype that holds them all."""
+
+    def __init__(self, vector: TaskVector, name: str) -> None:
+        self._vector, self._name, self._spec = vector, name, vector.specs[name]
+
+    def measure(self) -> Mapping[str, TensorSpec]:
+        """See the base class."""
+        self.kind = "zero"
+        if self._vector.is_zero(self._name) or not any(b.any() for b in blocks(self._vector, self._name)):
+            return {}
+        self.kind = "dense"
+        self._dtype = next(d for d in _candidates(self._spec.dtype) if self._holds(d))
+        return {"delta": TensorSpec(self._spec.shape, self._dtype)}
+
+    def _holds(self, dtype: DType) -> bool:
+        import numpy as np
+
+        from taskvec.ops.bits import Block, decode, encode
+
+        for values in blocks(self._vector, self._name):
+            check_finite(self._vector, self._name, values)
+            if not np.array_equal(decode(Block(encode(values, dtype), dtype)), values):
+                return False
+        return True
+
+    def emit(self, write: Write) -> None:
+        """See the base class."""
+        from taskvec.ops.bits import encode
+
+        for values in blocks(self._vector, self._name) if self.kind == "dense" else ():
+            write("delta", encode(values, self._dtype))
+
+
+@final
+class _Cast(AbstractEncoder):
+    """The values rounded to a dtype."""
+
+    kind = "dense"
+
+    def __init__(self, vector: TaskVector, name: str, dtype: DType) -> None:
+        self._vector, self._name, self._dtype = vector, name, dtype
+        self._error = RelativeError()
+
+    def measure(self) -> Mapping[str, TensorSpec]:
+        """See the base class."""
+        return {"delta": TensorSpec(self._vector.specs[self._name].shape, self._dtype)}
+
+    def emit(self, write: Write) -> None:
+        """See the base class.
+
+        Raises:
+            NonFiniteError: a value beyond the range of the dtype.
+        """
+        from taskvec.ops.bits import Block, count_nonfinite, decode, encode
+
+        for values in blocks(self._vector, self._name):
+            check_finite(self._vector, self._name, values)
+            block = Block(encode(values, self._dtype), self._dtype)
+            if count_nonfinite(block):
+                raise NonFiniteError(
+                    f"the delta of tensor '{self._name}' is beyond the range of {self._dtype}.", "use a wider dtype."
+                )
+            self._error.add(values, decode(block))
+            write("delta", block.bits)
+
+    def fields(self) -> Mapping[str, Any]:
+        """See the base class."""
+        return {"error": self._error.text()}
+
+
+def check_finite(vector: TaskVector, name: str, values: Floats) -> None:
+    """Refuse NaN and Inf.
+
+    Raises:
+        NonFiniteError: naming tensor and vector.
+    """
+    import numpy as np
+
+    if not np.isfinite(values).all():
+        raise NonFiniteError(
+            f"the delta of tensor '{name}' has NaN or Inf in {vector.describe()}.", "repair the inputs."
+        )
+
+
+@final
+class DenseDecoder(AbstractDecoder):
+    """Reads `delta`, and the patches where there are any."""
+
+    def __init__(self, part: PartReader) -> None:
+        self._part = part
+        spec = part.part_spec("delta")
+        self._patches = Positions(part) if "positions" in part.roles() else None
+        fits = spec.shape == part.spec.shape and spec.dtype.moves
+        if self._patches is not None:
+            values, positions = part.part_spec("values"), part.part_spec("positions")
+            fits = fits and values == TensorSpec(positions.shape, part.spec.dtype)
+            fits = fits and positions == positions_spec(part.spec.numel, positions.numel)
+        if not fits:
+            raise FormatError(f"the parts of a dense delta do not fit a tensor {part.spec}.")
+
+    def add_to(self, total: Floats, coefficient: float, start: int) -> None:
+        """See the base class."""
+        from taskvec.ops.bits import Block, add_scaled
+
+        bits = self._part.bits("delta", start, start + total.size)
+        add_scaled(total, coefficient, Block(bits, self._part.part_spec("delta").dtype))
+
+    def restore(self, out: Bits, start: int) -> None:
+        """See the base class."""
+        if self._patches is not None:
+            first, last, at = self._patches.between(start, start + out.size)
+            out[at] = self._part.bits("values", first, last)
