@@ -150,7 +150,7 @@ class Parser:
                 continue
             steps.append(self._step(token, right))
             if isinstance(value, _Number):
-                value, steps = self._number(stepped(value.value, tuple(steps)), token), []
+                value = self._number(stepped(value.value, (steps.pop(),)), token)
         return value if isinstance(value, _Number) or not steps else scaled(value, steps)
 
     def _step(self, token: _Token, right: Node | _Number) -> Step:
