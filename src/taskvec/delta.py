@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK, BaseIdentity
-from taskvec.checkpoint.source import AbstractSource, TensorSpec, check_same_schema, units
+from taskvec.checkpoint.source import TensorSpec, check_same_schema
+from taskvec.checkpoint.ties import aligned, equal_bits
 from taskvec.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -40,28 +41,19 @@ class AbstractDelta(abc.ABC):
     def describe(self) -> str:
         """What to call this displacement in a message."""
 
-    def blame(self, name: str, start: int, stop: int) -> str | None:
-        """Which input holds NaN or Inf among these entries, in words; None: none does."""
-        import numpy as np
-
-        values = np.zeros(stop - start)
-        if not self.is_zero(name):
-            self.add_to(values, 1.0, name, start)
-        return None if np.isfinite(values).all() else self.describe()
-
     def is_zero(self, name: str) -> bool:
         """Whether the delta of `name` is known to be 0 everywhere without reading it."""
         return name not in self.specs
+
+    def factors(self, name: str) -> Factors | None:
+        """The delta of `name` as a product of two thin matrices, where that is how it is kept; else None."""
+        return None
 
     def restore(self, out: Bits, name: str, start: int) -> None:
         """Turn base + delta, rounded to the tuned dtype in `out`, into the tuned model's bits (`exact` only)."""
 
     def check(self) -> None:
-        """Refuse what cannot be seen from the headers.
-
-        Raises:
-            SchemaError: e.g. integer tensors that differ from the base's.
-        """
+        """Refuse what cannot be seen from the headers, e.g. integer tensors that differ from the base's."""
 
     def inputs(self) -> tuple[object, ...] | None:
         """What identifies all that this leaf reads, for resuming a run; None when it cannot be identified."""
@@ -72,6 +64,13 @@ class AbstractDelta(abc.ABC):
         return {"vector": self.describe()}
 
 
+class Factors(NamedTuple):
+    """left (m, rank) and right (rank, k): the delta, reshaped to a matrix (m, k), is left @ right."""
+
+    left: Floats
+    right: Floats
+
+
 @final
 class Difference(AbstractDelta):
     """tuned − base, both lazy. The tensors of non-float types must agree, since nothing can move them."""
@@ -79,10 +78,11 @@ class Difference(AbstractDelta):
     exact = True
 
     def __init__(self, tuned: Checkpoint, base: Checkpoint) -> None:
-        check_same_schema(tuned.source, base.source, names=("the tuned model", "the base"))
-        self.tuned, self.origin = tuned, base
+        source = aligned(tuned.source, base.source)
+        check_same_schema(source, base.source, names=("the tuned model", "the base"))
+        self.tuned, self.origin = tuned if source is tuned.source else Checkpoint(source), base
         self.base = base.fingerprints
-        self.specs = {n: s for n, s in tuned.specs.items() if s.dtype.moves}
+        self.specs = {n: s for n, s in self.tuned.specs.items() if s.dtype.moves}
         self._checked = False
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
@@ -111,7 +111,7 @@ class Difference(AbstractDelta):
         if self._checked:
             return
         for name, spec in self.tuned.specs.items():
-            if not spec.dtype.moves and not same_bits(self.tuned.source, self.origin.source, name):
+            if not spec.dtype.moves and not equal_bits(self.tuned.source, name, self.origin.source, name):
                 raise SchemaError(
                     f"tensor '{name}' ({spec}) differs between the tuned model and the base, and {spec.dtype} "
                     "tensors cannot move.",
@@ -122,14 +122,6 @@ class Difference(AbstractDelta):
     def describe(self) -> str:
         """See the base class."""
         return f"{self.tuned.source.describe()} - {self.origin.source.describe()}"
-
-    def blame(self, name: str, start: int, stop: int) -> str | None:
-        """See the base class: the tuned model or the base."""
-        from taskvec.ops.bits import count_nonfinite
-
-        models = ("the tuned model", self.tuned.source), ("the base", self.origin.source)
-        found = (f"{role} ({s.describe()})" for role, s in models if count_nonfinite(s.block(name, start, stop)))
-        return None if self.is_zero(name) else next(found, None)
 
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""
@@ -179,6 +171,10 @@ class Rebased(AbstractDelta):
         """See the base class."""
         self.inner.add_to(total, coefficient, name, start)
 
+    def factors(self, name: str) -> Factors | None:
+        """See the base class."""
+        return self.inner.factors(name)
+
     def is_zero(self, name: str) -> bool:
         """See the base class."""
         return self.inner.is_zero(name)
@@ -198,19 +194,3 @@ class Rebased(AbstractDelta):
     def describe(self) -> str:
         """See the base class."""
         return f"{self.inner.describe()} (rebased)"
-
-    def blame(self, name: str, start: int, stop: int) -> str | None:
-        """See the base class."""
-        return self.inner.blame(name, start, stop)
-
-
-def same_bits(a: AbstractSource, b: AbstractSource, name: str) -> bool:
-    """Whether two sources hold the same bytes under `name` (equal specs assumed)."""
-    import numpy as np
-
-    identity = a.identity(name)
-    if identity is not None and identity == b.identity(name):
-        return True
-    total = units(a.specs[name])
-    blocks = ((at, min(at + CHUNK, total)) for at in range(0, total, CHUNK))
-    return all(np.array_equal(a.bits(name, i, j), b.bits(name, i, j)) for i, j in blocks)

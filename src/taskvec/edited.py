@@ -77,6 +77,7 @@ class EditedSource(AbstractSource):
 
         from taskvec.ops.bits import bits_dtype
 
+        name = self.ties.get(name, name)
         spec, before = self.spec(name), self.base.specs[name]
         self._check_base(name)
         if not before.dtype.moves:

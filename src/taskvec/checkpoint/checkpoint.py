@@ -32,6 +32,7 @@ class Checkpoint:
     # Filled by the modules to the right, so that this one need not know them.
     subtract: ClassVar[Callable[[Checkpoint, Checkpoint], TaskVector]]
     displace: ClassVar[Callable[[Checkpoint, Any, float], Checkpoint]]
+    adapt: ClassVar[Callable[[Checkpoint, Path], Checkpoint]]
     prepare: ClassVar[Callable[[Checkpoint, str | None, bool], AbstractSource]]
 
     def __init__(self, source: AbstractSource) -> None:
@@ -91,11 +92,17 @@ class Checkpoint:
         """The content fingerprint "tv1:…"; reads every tensor once, then comes from the cache."""
         return self.fingerprints.whole()
 
-    def layout(self, override: str | Path | None = None) -> Layout:
-        """The role of each tensor (matrix, other, skip) and its splits; `override` is a small YAML file."""
+    def layout(self, override: str | Path | None = None, *, splits: str | None = None) -> Layout:
+        """The role of each tensor (matrix, other, skip) and its splits.
+
+        `override` is a small YAML file; `splits="fused-qkv"` splits fused projections (see `Layout.of`).
+
+        Raises:
+            ParameterError: the file says something that it cannot say, or no such splits.
+        """
         from taskvec.checkpoint.layout import Layout
 
-        return Layout.of(self.source.specs, override=override)
+        return Layout.of(self.source.specs, override=override, splits=splits)
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Stream this checkpoint to `path`; see `taskvec.checkpoint.save.save_checkpoint` for the options.

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from taskvec.checkpoint.safetensors_file import SafetensorsFile
 from taskvec.checkpoint.source import AbstractSource, Home, TensorSpec
+from taskvec.checkpoint.strict_json import parse
 from taskvec.errors import FormatError
 
 if TYPE_CHECKING:
     from taskvec.ops.bits import Bits
 
 STANDARD = ("model", "diffusion_pytorch_model", "pytorch_model")
+ADAPTER = "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _INDEX_LIMIT = 100_000_000
+_SIDE_STATE = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "adapter_model")
 
 
 class TensorFile(Protocol):
@@ -64,16 +66,17 @@ class FileSource(AbstractSource):
                 self._where[full] = (file, name)
                 self.specs[full] = spec
             self.ties |= {prefix + alias: prefix + kept for alias, kept in file.ties.items()}
+        self.ties = {alias: kept for alias, kept in self.ties.items() if alias not in self.specs}
         self.home = Home(root, shards, {r: f.metadata for r, f in files.items()}, single)
 
     def bits(self, name: str, start: int, stop: int) -> Bits:
         """See the base class."""
-        file, inner = self._where[name]
+        file, inner = self._where[self.ties.get(name, name)]
         return file.bits(inner, start, stop)
 
     def identity(self, name: str) -> tuple[object, ...] | None:
         """See the base class."""
-        file, inner = self._where[name]
+        file, inner = self._where[self.ties.get(name, name)]
         return file.identity(inner)
 
 
@@ -84,22 +87,32 @@ def open_files(path: Path) -> FileSource:
         FormatError: nothing that holds weights, an index that lies, or a file that breaks its format.
     """
     if path.is_file():
-        return FileSource(path, {path.name: _open(path)}, single=True)
-    names = list(_weight_files(path))
+        return FileSource(path, {path.name: open_file(path)}, single=True)
+    if not path.is_dir():
+        raise FormatError(f"'{path}' is neither a file nor a folder.", "name a file or folder that holds weights.")
+    try:
+        names = list(_weight_files(path))
+    except OSError as error:
+        raise FormatError(f"'{path}' cannot be read: {error.strerror or error}.") from error
     if not names:
         raise FormatError(
             f"'{path}' holds no weights: no *.safetensors, pytorch_model.bin, *.pt or *.pth.",
             "name the folder that holds the model's files.",
         )
     for relative in names:
-        _inside(path, path, relative)
-    files = {relative: _open(path / relative) for relative in names}
+        inside(path, path, relative)
+    files = {relative: open_file(path / relative) for relative in names}
     for folder in dict.fromkeys(PurePosixPath(n).parent for n in names):
         _check_index(path, folder, files)
     return FileSource(path, _without_variants(files), single=False)
 
 
-def _open(path: Path) -> TensorFile:
+def open_file(path: Path) -> TensorFile:
+    """One file of tensors, opened by what its suffix says.
+
+    Raises:
+        FormatError: another suffix, or a file that breaks its format.
+    """
     if path.suffix == ".safetensors":
         return SafetensorsFile(path)
     if path.suffix in PICKLES:
@@ -124,16 +137,19 @@ def _weight_files(root: Path) -> Iterator[str]:
 
 
 def _folders(root: Path) -> list[PurePosixPath]:
-    """The folders that hold weights: named by modules.json or model_index.json, else the root, else its children."""
+    """The folders that hold weights: named by modules.json or model_index.json, else the root, else its children.
+
+    A model_index.json names components that live in folders of their own; single files beside it repeat them.
+    """
     here = PurePosixPath(".")
     if (root / "modules.json").is_file():
-        table = _json(root / "modules.json")
+        table = read_json(root / "modules.json")
         listed = [str(m.get("path", "")) for m in table if isinstance(m, dict)] if isinstance(table, list) else []
-        return list(dict.fromkeys([here, *(_inside(root, root / "modules.json", p) for p in listed)]))
+        return list(dict.fromkeys([here, *(inside(root, root / "modules.json", p) for p in listed)]))
     if (root / "model_index.json").is_file():
-        table = _json(root / "model_index.json")
+        table = read_json(root / "model_index.json")
         parts = [k for k, v in table.items() if isinstance(v, list)] if isinstance(table, dict) else []
-        return [here, *(_inside(root, root / "model_index.json", p) for p in sorted(parts))]
+        return [inside(root, root / "model_index.json", p) for p in sorted(parts)]
     if list(_files_in(root)):
         return [here]
     return [PurePosixPath(p.name) for p in sorted(root.iterdir()) if p.is_dir() and not p.name.startswith(".")]
@@ -143,56 +159,57 @@ def _files_in(folder: Path) -> list[str]:
     """Names of the weight files of one folder; safetensors are preferred to pickles, standard names to others."""
     if not folder.is_dir():
         return []
-    names = sorted(p.name for p in folder.iterdir() if p.is_file() or p.is_symlink())
+    names = sorted(p.name for p in folder.iterdir() if (p.is_file() or p.is_symlink()) and p.name[0] != ".")
     index = _index_in(folder)
     if index:
         return _indexed(folder, index)
-    tensors = [n for n in names if n.endswith(".safetensors") and n != "adapter_model.safetensors"]
+    tensors = [n for n in names if n.endswith(".safetensors") and n != ADAPTER]
     if tensors:
         return sorted(tensors, key=lambda n: (Path(n).stem not in STANDARD, n))
     return _pickles(folder, names)
 
 
 def _pickles(folder: Path, names: list[str]) -> list[str]:
-    standard = [n for n in names if Path(n).stem in STANDARD and Path(n).suffix in PICKLES]
-    if standard:
-        return standard[:1]
-    skip = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "adapter_model")
-    others = [n for n in names if Path(n).suffix in PICKLES and not n.startswith(skip)]
-    if len(others) > 1:
-        raise FormatError(f"'{folder}' has several torch files: {', '.join(others[:5])}.", "name the one to open.")
-    return others
+    found = [n for n in names if Path(n).suffix in PICKLES and not n.startswith(_SIDE_STATE)]
+    chosen = [n for n in found if Path(n).stem in STANDARD] or found
+    if len(chosen) > 1:
+        raise FormatError(f"'{folder}' has several torch files: {', '.join(chosen[:5])}.", "name the one to open.")
+    return chosen
 
 
 def _without_variants(files: dict[str, TensorFile]) -> dict[str, TensorFile]:
-    """Drop files that only repeat, under the same names, what the folder's standard file holds (fp16 variants)."""
+    """Drop variants, `model.fp16.safetensors` beside `model.safetensors`, that hold nothing but the same names."""
     kept = dict(files)
     for relative, file in files.items():
         path = PurePosixPath(relative)
         if path.stem not in STANDARD:
             continue
         for other, copy in files.items():
-            if other != relative and _prefix(other) == _prefix(relative) and copy.specs.keys() <= file.specs.keys():
+            variant = other.startswith(f"{_prefix(relative)}{path.stem}.") and other != relative
+            if variant and copy.specs.keys() <= file.specs.keys():
                 kept.pop(other, None)
     return kept
 
 
 def _index_in(folder: Path) -> str | None:
-    names = sorted(p.name for p in folder.iterdir() if p.name.endswith(".index.json"))
-    for standard in (f"{stem}{suffix}.index.json" for suffix in (".safetensors", ".bin") for stem in STANDARD):
-        if standard in names:
-            return standard
-    others = [n for n in names if n.endswith(".safetensors.index.json")]
-    if len(others) > 1:
-        raise FormatError(f"'{folder}' has {len(others)} indexes: {', '.join(others)}.", "keep one of them.")
-    return others[0] if others else None
+    """The folder's index; one of torch files counts only where there is no safetensors file at all."""
+    if not folder.is_dir():
+        return None
+    present = sorted(p.name for p in folder.iterdir())
+    modern = (n.endswith((".safetensors", ".safetensors.index.json")) and n != ADAPTER for n in present)
+    suffix = ".safetensors" if any(modern) else ".bin"
+    names = [n for n in present if n.endswith(f"{suffix}.index.json")]
+    chosen = [n for n in names if n.removesuffix(f"{suffix}.index.json") in STANDARD] or names
+    if len(chosen) > 1:
+        raise FormatError(f"'{folder}' has {len(chosen)} indexes: {', '.join(chosen)}.", "keep one of them.")
+    return chosen[0] if chosen else None
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    table = _json(path)
+    table = read_json(path)
     weight_map = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise FormatError(f"'{path}' has no weight_map from tensor names to file names.")
+        raise FormatError(f"'{path}' has no weight_map from tensor names to file names.", "download it again.")
     return weight_map
 
 
@@ -200,7 +217,12 @@ def _indexed(folder: Path, index: str) -> list[str]:
     """The files that an index.json names, each checked to be inside the folder and there."""
     names = sorted(set(_weight_map(folder / index).values()))
     for name in names:
-        _inside(folder, folder / index, name)
+        inside(folder, folder / index, name)
+        if len(PurePosixPath(name).parts) != 1 or Path(name).suffix not in (".safetensors", *PICKLES):
+            raise FormatError(
+                f"'{folder / index}' names the shard '{name}', which is not a weight file of its folder.",
+                "download the model again.",
+            )
         if not (folder / name).is_file():
             raise FormatError(f"'{folder / index}' names the shard '{name}', which is not there.", "download it.")
     return names
@@ -211,15 +233,19 @@ def _check_index(root: Path, folder: PurePosixPath, files: Mapping[str, TensorFi
     index = _index_in(root / folder)
     for tensor, name in _weight_map(root / folder / index).items() if index else ():
         file = files.get((folder / name).as_posix())
-        if file is not None and tensor not in file.specs and tensor not in file.ties:
+        if file is None or (tensor not in file.specs and tensor not in file.ties):
             raise FormatError(
                 f"'{root / folder / str(index)}' says that tensor '{tensor}' is in '{name}', and it is not.",
                 "download the model again.",
             )
 
 
-def _inside(root: Path, said_by: Path, relative: str) -> PurePosixPath:
-    """Refuse a path that leaves `root`, by `..`, by being absolute, or through a link (but the hub cache's)."""
+def inside(root: Path, said_by: Path, relative: str) -> PurePosixPath:
+    """Refuse a path that leaves `root`, by `..`, by being absolute, or through a link (but the hub cache's).
+
+    Raises:
+        FormatError: it leaves the folder.
+    """
     path = PurePosixPath(relative)
     escape = path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative
     if not escape and (root / path).exists():
@@ -241,10 +267,15 @@ def lawful(root: Path, path: Path) -> bool:
     return False
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The value of a small JSON file.
+
+    Raises:
+        FormatError: it cannot be read, is not JSON, or names something twice.
+    """
     try:
         if path.stat().st_size > _INDEX_LIMIT:
             raise ValueError("it is larger than 100 MB")
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FormatError(f"'{path}' is not valid JSON: {str(error)[:120]}.") from error
+        return parse(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FormatError(f"'{path}' is not valid JSON: {str(error)[:120]}.", "download it again.") from error

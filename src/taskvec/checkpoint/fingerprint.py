@@ -1,8 +1,9 @@
-"""Which base this is: a hash a tensor and one over all of them, cached by file identity.
+r"""Which base this is: a hash a tensor and one over all of them, cached by file identity.
 
     hash of a tensor   BLAKE3-128 of its raw little-endian bytes
     fingerprint        "tv1:" + BLAKE3-128 of the lines "name TAB dtype TAB shape TAB hash", sorted by name
 
+In a name, backslash, TAB and newline are written \\, \t and \n, so that no name can pass for two tensors.
 It depends on content alone: not on shards, file names, the order of tensors or metadata.
 """
 
@@ -20,14 +21,18 @@ from taskvec.checkpoint.source import AbstractSource, TensorSpec, units
 from taskvec.ops.hashing import HEX, Hasher, hash_of
 
 BLOCK = 1 << 22  # entries hashed at a time
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n"})
 BLANK = "tv1:" + "0" * HEX  # stands for a fingerprint where only its length matters
 _lock = threading.Lock()
 
 
 def fingerprint_of(specs: Mapping[str, TensorSpec], hashes: Mapping[str, str]) -> str:
     """The fingerprint of a model from its specs and tensor hashes."""
-    lines = (f"{n}\t{s.dtype}\t{','.join(map(str, s.shape))}\t{hashes[n]}\n" for n, s in sorted(specs.items()))
-    return "tv1:" + hash_of("".join(lines).encode())
+    lines = (
+        f"{n.translate(_ESCAPES)}\t{specs[n].dtype}\t{','.join(map(str, specs[n].shape))}\t{hashes[n]}\n"
+        for n in sorted(specs)
+    )
+    return "tv1:" + hash_of("".join(lines).encode("utf-8", "surrogatepass"))
 
 
 class Fingerprints:
@@ -46,6 +51,7 @@ class Fingerprints:
 
     def tensor(self, name: str) -> str:
         """The hash of one tensor (reads it unless it is known)."""
+        name = self._source.ties.get(name, name)
         known = self._hashes.get(name) or self._cached().get(name)
         if known is None:
             spec = self._source.spec(name)
@@ -93,8 +99,8 @@ class Fingerprints:
             path = self._cache_file()
             try:
                 stored = json.loads(path.read_text()) if path else {}
-                self._stored = {n: h for n, h in stored.items() if n in self._source.specs and isinstance(h, str)}
-            except (OSError, ValueError, AttributeError):
+                self._stored = {n: h for n, h in stored.items() if n in self._source.specs and _is_hash(h)}
+            except (OSError, ValueError, AttributeError, RecursionError):
                 self._stored = {}
         return self._stored
 
@@ -103,6 +109,10 @@ class Fingerprints:
         if not identities or any(identity is None for _, identity in identities):
             return None
         return cache_folder() / "fingerprints" / f"{hash_of(repr(identities).encode())}.json"
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and len(value) == HEX and set(value) <= set("0123456789abcdef")
 
 
 def cache_folder() -> Path:

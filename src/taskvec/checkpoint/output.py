@@ -30,6 +30,7 @@ from taskvec.ops.hashing import Hasher, hash_of
 if TYPE_CHECKING:
     import numpy as np
 
+_GATHER = 1 << 20  # bytes below which writes to one part are gathered
 Progress = Callable[[int, int], None]  # units done, units in all
 
 
@@ -195,22 +196,19 @@ class OutputWriter:
         return places
 
     def _emit(self, state: _FileState, unit: Unit, places: Sequence[Written]) -> list[Written]:
-        at = {p.key: p.begin for p in places}
-        hashers = {p.key: Hasher() for p in places}
+        sinks = {p.key: _PartSink(state.handle, state.plan.reserve + p.begin) for p in places}
 
         def write(key: str, array: np.ndarray[Any, Any]) -> None:
             if self._failed.is_set():
                 raise _Cancelled
-            data = memoryview(array.reshape(-1).view("u1").data)
-            hashers[key].update(data)
-            _write_all(state.handle, data, state.plan.reserve + at[key])
-            at[key] += len(data)
+            sinks[key].write(memoryview(array.reshape(-1).view("u1").data))
 
         unit.emit(write)
-        short = [p.key for p in places if at[p.key] != p.end]
-        if short:
-            raise AssertionError(f"unit '{unit.name}' did not fill its part '{short[0]}'")
-        return [Written(p.key, p.spec, p.begin, p.end, hashers[p.key].hexdigest()) for p in places]
+        for place in places:
+            sinks[place.key].flush()
+            if sinks[place.key].at != state.plan.reserve + place.end:
+                raise AssertionError(f"unit '{unit.name}' did not fill its part '{place.key}'")
+        return [Written(p.key, p.spec, p.begin, p.end, sinks[p.key].hasher.hexdigest()) for p in places]
 
     def _reusable(self, state: _FileState, kept: Sequence[Written], places: Sequence[Written]) -> bool:
         """Whether a unit of an earlier run has this run's offsets, and its bytes are on the disk as recorded."""
@@ -235,6 +233,33 @@ class OutputWriter:
         _write_all(state.handle, memoryview(head), 0)
         os.ftruncate(state.handle, state.plan.reserve + state.end)
         os.fsync(state.handle)
+
+
+class _PartSink:
+    """Appends to one part of a file; small pieces are gathered, since each write takes the file's lock."""
+
+    __slots__ = ("_handle", "_pending", "at", "hasher")
+
+    def __init__(self, handle: int, at: int) -> None:
+        self._handle, self.at, self.hasher = handle, at, Hasher()
+        self._pending = bytearray()
+
+    def write(self, data: memoryview) -> None:
+        self.hasher.update(data)
+        if self._pending or len(data) < _GATHER:
+            self._pending += data
+            if len(self._pending) >= _GATHER:
+                self.flush()
+            return
+        self._put(data)
+
+    def flush(self) -> None:
+        self._put(memoryview(self._pending))
+        self._pending = bytearray()
+
+    def _put(self, data: memoryview) -> None:
+        _write_all(self._handle, data, self.at)
+        self.at += len(data)
 
 
 class _Cancelled(TaskVecError):

@@ -6,16 +6,15 @@ checked before the first tensor is handed out, because a header from a stranger 
 
 from __future__ import annotations
 
-import json
 import mmap
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from taskvec.checkpoint.source import TensorSpec, unit_bits
+from taskvec.checkpoint.source import TensorSpec, stat_key, unit_bits
+from taskvec.checkpoint.strict_json import parse
 from taskvec.errors import FormatError
 from taskvec.ops.dtypes import DTYPES
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from taskvec.ops.bits import Bits
 
 MAX_HEADER = 100_000_000  # bytes, the limit of the official library
+MAX_DIMENSIONS = 64  # the limit of numpy; it also bounds the cost of multiplying a hostile shape out
 _DOWNLOAD = "download or write the file again."
 
 
@@ -70,25 +70,17 @@ def read_header(path: Path) -> Header:
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) != len(pairs):
-            names = [k for k, _ in pairs]
-            twice = next(n for n in names if names.count(n) > 1)
-            raise FormatError(f"the header of '{path}' names '{twice}' twice.", _DOWNLOAD)
-        return table
-
     try:
         if not text.startswith(b"{"):
             raise ValueError("it does not start with '{'")
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"the header of '{path}' is not valid JSON: {str(error)[:120]}.", _DOWNLOAD) from error
-    return header  # type: ignore[no-any-return]  # it starts with '{', so it is a table
+        return parse(text)  # type: ignore[no-any-return]  # it starts with '{', so it is a table
+    except ValueError as error:
+        raise FormatError(f"the header of '{path}' is not valid: {str(error)[:120]}.", _DOWNLOAD) from error
 
 
 def _check(path: Path, header: dict[str, Any], size: int, begin: int) -> Header:
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError(f"the header of '{path}' has a __metadata__ that is not a table of strings.", _DOWNLOAD)
     entries = [(name, _entry(path, name, value, begin)) for name, value in header.items()]
@@ -118,7 +110,8 @@ def _entry(path: Path, name: str, value: Any, begin: int) -> Entry:
 
     try:
         code, shape, (start, stop) = value["dtype"], value["shape"], value["data_offsets"]
-        whole = isinstance(shape, list) and all(map(is_count, [*shape, start, stop])) and start <= stop
+        whole = isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS and start <= stop
+        whole = whole and all(map(is_count, [*shape, start, stop]))
     except (KeyError, TypeError, ValueError):
         whole = False
     if not whole:
@@ -147,12 +140,12 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._stat = stat_key(path) if path.is_file() else ()
         self.header = read_header(path)
         self.specs: Mapping[str, TensorSpec] = {n: e.spec for n, e in self.header.entries.items()}
         self.metadata = self.header.metadata
         # The official `save_model` drops all but one of the tied names and writes "dropped name": "kept name" here.
         self.ties = {n: kept for n, kept in self.metadata.items() if kept in self.specs and n not in self.specs}
-        self._stat = _stat_key(path)
         self._buffer: Any = None
         self._lock = threading.Lock()
 
@@ -176,13 +169,8 @@ class SafetensorsFile:
     def _map(self) -> Any:
         with self._lock:
             if self._buffer is None:
-                if _stat_key(self.path) != self._stat:
+                if stat_key(self.path) != self._stat:
                     raise FormatError(f"'{self.path}' changed on the disk after it was opened.", "open it again.")
                 with self.path.open("rb") as file:
                     self._buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             return self._buffer
-
-
-def _stat_key(path: Path) -> tuple[object, ...]:
-    s = os.stat(path)
-    return (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import abc
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from taskvec.errors import SchemaError, UnknownName
-from taskvec.ops.dtypes import DType
+from taskvec.errors import FormatError, SchemaError, UnknownName
+from taskvec.ops.dtypes import DTYPES, DType
 
 if TYPE_CHECKING:
     import torch
 
     from taskvec.ops.bits import Bits, Block
+
+_CODES = {d.torch: d for d in DTYPES.values() if d.torch}
 
 
 @final
@@ -67,6 +70,7 @@ class AbstractSource(abc.ABC):
     """A lazy table of tensors. Reading `specs` costs no tensor.
 
     `home` is None for what lives in memory or is computed; `ties` maps an alias to the name that holds its data.
+    Reading an alias reads the name that it is tied to.
     """
 
     specs: Mapping[str, TensorSpec]
@@ -84,7 +88,7 @@ class AbstractSource(abc.ABC):
         """The same entries together with their dtype, as the kernels of `ops.bits` take them."""
         from taskvec.ops.bits import Block
 
-        return Block(self.bits(name, start, stop), self.specs[name].dtype)
+        return Block(self.bits(name, start, stop), self.spec(name).dtype)
 
     def identity(self, name: str) -> tuple[object, ...] | None:
         """Equal tuples mean equal bytes, without reading any (file, inode, size, time, offset); None: unknown."""
@@ -105,9 +109,10 @@ class AbstractSource(abc.ABC):
         Raises:
             UnknownName: no such tensor.
         """
-        if name not in self.specs:
+        found = self.specs.get(self.ties.get(name, name))
+        if found is None:
             raise UnknownName.among(f"no tensor named '{name}' in {self.describe()}.", name, self.specs)
-        return self.specs[name]
+        return found
 
     def describe(self) -> str:
         """What to call this source in a message."""
@@ -135,39 +140,90 @@ class MemorySource(AbstractSource):
     """Tensors that are already in memory (a state dict). Names that share storage, shape and strides are ties."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], home: Home | None = None) -> None:
-        from taskvec.ops.dtypes import dtype_of
-
         self.home = home
-        self._tensors: dict[str, torch.Tensor] = {}
-        self.specs = {}
-        self.ties = {}
-        first: dict[tuple[object, ...], str] = {}
-        for name, tensor in tensors.items():
-            where = _storage_key(tensor)
-            if where is not None and where in first:
-                self.ties[name] = first[where]
-                continue
-            if where is not None:
-                first[where] = name
-            self._tensors[name] = tensor.detach()
-            self.specs[name] = TensorSpec(tuple(tensor.shape), dtype_of(tensor.dtype))
+        self._tensors, self.specs, self.ties = distinct(tensors)
 
     def bits(self, name: str, start: int, stop: int) -> Bits:
         """See the base class. Only the range is copied, and only when the tensor is not contiguous."""
-        import torch
+        return tensor_bits(self._tensors[self.ties.get(name, name)], self.spec(name), start, stop)
 
-        spec = self.spec(name)
-        flat = self._tensors[name]
-        flat = flat.reshape(-1)[start:stop] if flat.is_contiguous() else flat.flatten()[start:stop]
-        raw: Bits = flat.contiguous().cpu().view(torch.uint8).numpy().view(unit_bits(spec.dtype))
-        return raw
+
+def distinct(
+    tensors: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], dict[str, TensorSpec], dict[str, str]]:
+    """The tensors that own their data, their specs, and the ties: names that share storage, shape and strides.
+
+    Raises:
+        FormatError: a tensor that is not a dense array of a dtype known here; names it.
+    """
+    kept: dict[str, torch.Tensor] = {}
+    specs: dict[str, TensorSpec] = {}
+    ties: dict[str, str] = {}
+    first: dict[tuple[object, ...], str] = {}
+    for name, tensor in tensors.items():
+        spec = _spec_of(name, tensor)
+        where = _storage_key(tensor)
+        if where is not None and first.setdefault(where, name) != name:
+            ties[name] = first[where]
+            continue
+        kept[name], specs[name] = tensor.detach(), spec
+    return kept, specs, ties
+
+
+def _spec_of(name: str, tensor: torch.Tensor) -> TensorSpec:
+    import torch
+
+    kind = tensor.device.type if tensor.device.type == "meta" else str(tensor.layout).removeprefix("torch.")
+    if kind != "strided" or tensor.is_quantized:
+        raise FormatError(
+            f"tensor '{name}' is {'quantized' if kind == 'strided' else kind}, not a dense array.",
+            "convert it to a dense tensor first.",
+        )
+    code = str(tensor.dtype).removeprefix("torch.")
+    if code not in _CODES:
+        raise FormatError(f"tensor '{name}' is {code}, which has no counterpart in safetensors.", "convert it first.")
+    if tensor.is_conj() or tensor.is_neg():
+        raise FormatError(f"tensor '{name}' is a lazy conjugate or negative.", "call .resolve_conj().resolve_neg().")
+    return TensorSpec(tuple(torch.Size(tensor.shape)), _CODES[code])
 
 
 def _storage_key(tensor: torch.Tensor) -> tuple[object, ...] | None:
-    if tensor.numel() == 0 or tensor.device.type == "meta":
+    if tensor.numel() == 0:
         return None
     pointer = tensor.untyped_storage().data_ptr()
-    return (pointer, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+    return (str(tensor.device), pointer, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def tensor_bits(tensor: torch.Tensor, spec: TensorSpec, start: int, stop: int) -> Bits:
+    """Entries [start, stop) of the flattened `tensor` as unsigned integers; copies no more than that range."""
+    import torch
+
+    unit = getattr(torch, {1: "int8", 2: "int16", 4: "int32", 8: "int64"}[spec.dtype.itemsize])
+    if start >= stop:
+        return torch.empty(0, dtype=unit).numpy().view(unit_bits(spec.dtype))
+    raw: Bits = _range(tensor.view(unit), start, stop).cpu().numpy().view(unit_bits(spec.dtype))
+    return raw
+
+
+def _range(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Entries [start, stop), start < stop, of a tensor of any strides: whole rows, and parts of the two end rows."""
+    import torch
+
+    if tensor.is_contiguous():
+        return tensor.view(-1)[start:stop]
+    row = tensor[0].numel()
+    first, last = start // row, (stop - 1) // row
+    if first == last:
+        return _range(tensor[first], start - first * row, stop - first * row)
+    head = _range(tensor[first], start - first * row, row)
+    tail = _range(tensor[last], 0, stop - last * row)
+    return torch.cat([head, tensor[first + 1 : last].reshape(-1), tail])
+
+
+def stat_key(path: Path) -> tuple[object, ...]:
+    """What identifies the content of a file without reading it: device, inode, size and times."""
+    s = os.stat(path)
+    return (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns)
 
 
 def check_same_schema(a: AbstractSource, b: AbstractSource, *, names: tuple[str, str]) -> None:

@@ -68,6 +68,11 @@ def add_scaled_difference(total: Floats, coefficient: float, tuned: Block, base:
     kernels.axpy_difference(total, coefficient, tuned.bits, pt, base.bits, pb)
 
 
+def add_scaled_product(total: Floats, coefficient: float, left: Floats, right: Floats, start: int) -> None:
+    """`total += coefficient * (left @ right).flat[start : start + total.size]`, in float64, only the rows it needs."""
+    kernels.axpy_product(total, coefficient, left, right, start)
+
+
 def displace(base: Block, delta: Floats, out: Block) -> int:
     """`out = base + delta` rounded once to its dtype; where delta is 0 the base stays (its bits, if the dtypes agree).
 

@@ -198,3 +198,22 @@ def select(x, threshold, positions, values):
             values[n] = value
             n += 1
     return n
+
+
+@_jit
+def axpy_product(total, coefficient, left, right, start):
+    """Entries from `start` of the flattened left @ right; each is one sum over the rank, in order."""
+    sums = np.empty(512)
+    rank, n = right.shape
+    at = 0
+    while at < total.size:
+        i, j = divmod(start + at, n)
+        width = min(n - j, total.size - at, sums.size)
+        sums[:width] = 0.0
+        for k in range(rank):
+            factor = left[i, k]
+            for q in range(width):
+                sums[q] += factor * right[k, j + q]
+        for q in range(width):
+            total[at + q] += coefficient * sums[q]
+        at += width

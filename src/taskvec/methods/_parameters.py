@@ -1,0 +1,129 @@
+"""Parameters of methods: their ranges are in the annotations, and checked before any file is opened."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, final, get_args, get_origin, get_type_hints
+
+from taskvec.errors import ParameterError, UnknownName
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Allowed values: low < x <= high, or low <= x with `closed`."""
+
+    low: float
+    high: float = math.inf
+    closed: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is allowed."""
+        return (self.low <= value if self.closed else self.low < value) and value <= self.high
+
+    def __str__(self) -> str:
+        end = "∞)" if math.isinf(self.high) else f"{self.high:g}]"
+        return f"{'[' if self.closed else '('}{self.low:g}, {end}"
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PerTask:
+    """Marks a parameter that may be one number, or one a task (a sequence, or a mapping by task name)."""
+
+
+Fraction = Annotated[float, Range(0.0, 1.0)]
+NonNegative = Annotated[float, Range(0.0, closed=True)]
+Seed = Annotated[int, Range(0, 2**63 - 1, closed=True)]
+Coefficients = Annotated[float, PerTask()]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One keyword of a method: its kind, its range or choices, its default."""
+
+    name: str
+    kind: type
+    default: Any
+    range: Range | None
+    choices: tuple[str, ...]
+    per_task: bool
+
+    @property
+    def required(self) -> bool:
+        """Whether the caller must give it."""
+        return self.default is inspect.Parameter.empty
+
+    def check(self, method: str, value: Any) -> Any:
+        """The value as its kind.
+
+        Raises:
+            ParameterError: not of the kind, not among the choices, or out of the range.
+        """
+        where = f"{method}: {self.name}"
+        if self.choices:
+            if value not in self.choices:
+                raise ParameterError(f"{where}={value!r} is not one of {', '.join(self.choices)}.")
+            return value
+        if self.kind is bool:
+            if not isinstance(value, bool):
+                raise ParameterError(f"{where}={value!r} is not true or false.")
+            return value
+        try:
+            number = self.kind(value)
+            whole = not isinstance(value, bool | str) and (self.kind is float or number == value)
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole or not math.isfinite(number):
+            raise ParameterError(f"{where}={value!r} is not a finite {'number' if self.kind is float else 'integer'}.")
+        if self.range is not None and not self.range.holds(number):
+            raise ParameterError(f"{where}={value!r} is outside {self.range}.")
+        return number
+
+    def resolve(self, method: str, value: Any, tasks: Sequence[str]) -> Any:
+        """The checked value; for a per-task parameter a tuple with one number a task, in task order.
+
+        Raises:
+            ParameterError: see `check`; also a sequence of another length, or a mapping that names other tasks.
+        """
+        if not self.per_task:
+            return self.check(method, value)
+        if isinstance(value, Mapping):
+            for name in value:
+                if name not in tasks:
+                    unknown = UnknownName.among(f"{method}: {self.name} names the task '{name}'.", str(name), tasks)
+                    raise ParameterError(unknown.fact, unknown.fix)
+            missing = [t for t in tasks if t not in value]
+            if missing:
+                raise ParameterError(f"{method}: {self.name} has no value for the task '{missing[0]}'.", "add it.")
+            value = [value[t] for t in tasks]
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            if len(value) != len(tasks):
+                raise ParameterError(f"{method}: {self.name} has {len(value)} values for {len(tasks)} tasks.")
+            return tuple(self.check(method, v) for v in value)
+        return (self.check(method, value),) * len(tasks)
+
+
+INJECTED = ("state", "at")  # keywords that the engine fills, not the user
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
+    """The keyword-only arguments of `function` as parameters."""
+    hints = get_type_hints(function, include_extras=True)
+    keywords = inspect.signature(function).parameters.values()
+    return {
+        p.name: _parameter(p, hints[p.name]) for p in keywords if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED
+    }
+
+
+def _parameter(p: inspect.Parameter, hint: Any) -> Parameter:
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    kind = get_args(hint)[0] if marks else hint
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    found = next((m for m in marks if isinstance(m, Range)), None)
+    per_task = any(isinstance(m, PerTask) for m in marks)
+    return Parameter(p.name, str if choices else kind, p.default, found, choices, per_task)
