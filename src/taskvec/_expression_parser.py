@@ -146,10 +146,11 @@ class Parser:
         while token := self._take("*/"):
             right = self._unary()
             if isinstance(value, _Number) and not isinstance(right, _Number) and token.text == "*":
-                value, steps = right, [("*", value.value)]
+                steps = [("*", value.value)]
+                value = right
                 continue
             steps.append(self._step(token, right))
-            if isinstance(value, _Number):
+            if isinstance(value, _Number):  # only the steps of a node are collected
                 value = self._number(stepped(value.value, (steps.pop(),)), token)
         return value if isinstance(value, _Number) or not steps else scaled(value, steps)
 
