@@ -53,7 +53,8 @@ class Merging:
         self._layout = layout or Layout.of(specs)
         self._threads = threads
         self._states: States = {}
-        self._folded = not method.folds
+        self._folds = method.folds_for(bound)
+        self._folded = not self._folds
         self._lock = threading.Lock()
         self._whole: dict[str, Floats] = {}
 
@@ -152,6 +153,6 @@ class Merging:
     def fold(self) -> None:
         """Run the folds, once."""
         with self._lock:
-            for fold in () if self._folded else self.method.folds:
+            for fold in () if self._folded else self._folds:
                 self._states = run_fold(self, fold, self._states, threads=self._threads)
             self._folded = True
