@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,11 @@ Stream = Callable[[], Iterable[Floats]]
 def kept(density: float, n: int) -> int:
     """How many of `n` entries a density in (0, 1] keeps: max(1, ceil(density * n)), and 0 of 0.
 
-    The density counts as the decimal it is written as: 0.07 of 100 is 7, though 0.07 * 100 is 7.000000000000001.
+    A product that is a whole number but for rounding is that number: 0.07 of 100 is 7, though 0.07 * 100 is above 7.
     """
-    return max(1, math.ceil(Fraction(repr(float(density))) * n)) if n else 0
+    share = density * n
+    whole = round(share) if math.isclose(share, round(share), rel_tol=2.0**-51) else math.ceil(share)
+    return max(1, whole) if n else 0
 
 
 def kth_largest_pattern(blocks: Stream, k: int) -> int:
