@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK, BaseIdentity
@@ -41,15 +41,32 @@ class AbstractDelta(abc.ABC):
     def describe(self) -> str:
         """What to call this displacement in a message."""
 
+    def blame(self, name: str, start: int, stop: int) -> str | None:
+        """Which input holds NaN or Inf among these entries, in words; None: none does."""
+        import numpy as np
+
+        values = np.zeros(stop - start)
+        if not self.is_zero(name):
+            self.add_to(values, 1.0, name, start)
+        return None if np.isfinite(values).all() else self.describe()
+
     def is_zero(self, name: str) -> bool:
         """Whether the delta of `name` is known to be 0 everywhere without reading it."""
         return name not in self.specs
+
+    def factors(self, name: str) -> Factors | None:
+        """The delta of `name` as a product of two thin matrices, where that is how it is kept; else None."""
+        return None
 
     def restore(self, out: Bits, name: str, start: int) -> None:
         """Turn base + delta, rounded to the tuned dtype in `out`, into the tuned model's bits (`exact` only)."""
 
     def check(self) -> None:
-        """Refuse what cannot be seen from the headers, e.g. integer tensors that differ from the base's."""
+        """Refuse what cannot be seen from the headers.
+
+        Raises:
+            SchemaError: e.g. integer tensors that differ from the base's.
+        """
 
     def inputs(self) -> tuple[object, ...] | None:
         """What identifies all that this leaf reads, for resuming a run; None when it cannot be identified."""
@@ -58,6 +75,13 @@ class AbstractDelta(abc.ABC):
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """Where this displacement comes from, as plain data; `blank` puts zeros for hashes that would need a read."""
         return {"vector": self.describe()}
+
+
+class Factors(NamedTuple):
+    """left (m, rank) and right (rank, k): the delta, reshaped to a matrix (m, k), is left @ right."""
+
+    left: Floats
+    right: Floats
 
 
 @final
@@ -112,6 +136,14 @@ class Difference(AbstractDelta):
         """See the base class."""
         return f"{self.tuned.source.describe()} - {self.origin.source.describe()}"
 
+    def blame(self, name: str, start: int, stop: int) -> str | None:
+        """See the base class: the tuned model or the base."""
+        from taskvec.ops.bits import count_nonfinite
+
+        models = ("the tuned model", self.tuned.source), ("the base", self.origin.source)
+        found = (f"{role} ({s.describe()})" for role, s in models if count_nonfinite(s.block(name, start, stop)))
+        return None if self.is_zero(name) else next(found, None)
+
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""
         tuned, base = self.tuned.source.inputs(), self.origin.source.inputs()
@@ -160,6 +192,10 @@ class Rebased(AbstractDelta):
         """See the base class."""
         self.inner.add_to(total, coefficient, name, start)
 
+    def factors(self, name: str) -> Factors | None:
+        """See the base class."""
+        return self.inner.factors(name)
+
     def is_zero(self, name: str) -> bool:
         """See the base class."""
         return self.inner.is_zero(name)
@@ -179,3 +215,7 @@ class Rebased(AbstractDelta):
     def describe(self) -> str:
         """See the base class."""
         return f"{self.inner.describe()} (rebased)"
+
+    def blame(self, name: str, start: int, stop: int) -> str | None:
+        """See the base class."""
+        return self.inner.blame(name, start, stop)

@@ -132,6 +132,7 @@ def save_vector(
     """
     wanted, workers = make(codec, parameters), worker_count(threads)
     vector.check()
+    wanted.check(vector)
     destination = Path(os.path.abspath(path))
     groups = list(_groups(vector, destination, shard_size))
     files = [
@@ -269,4 +270,4 @@ class _VectorFile:
         return {"terms": [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in self._vector.terms]}
 
 
-_WIDEST = {"error": "0.000000e-000", "group": 65536, "scale": -1.2345678901234567e-300, "transposed": False}
+_WIDEST = {"error": "0.000000e-000", "group": 65536}
