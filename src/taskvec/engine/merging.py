@@ -78,14 +78,14 @@ class Merging:
                 source.add_to(row64, 1.0, name, start)
                 row[:] = row64
         if not np.isfinite(out).all():
-            self._refuse(name, start, np.isfinite(out).all(1))
+            self._refuse(name, start, out)
         return out
 
-    def _refuse(self, name: str, start: int, finite: Any) -> None:
+    def _refuse(self, name: str, start: int, out: Any) -> None:
         import numpy as np
 
-        task = list(self.inputs)[int(np.argmin(finite))]
-        values = np.zeros(min(BLOCK, self.specs[name].numel - start))
+        task = list(self.inputs)[int(np.argmin(np.isfinite(out).all(1)))]
+        values = np.zeros(out.shape[1])
         self.inputs[task].add_to(values, 1.0, name, start)
         what = "a value beyond the range of float32" if np.isfinite(values).all() else "NaN or Inf"
         raise NonFiniteError(
