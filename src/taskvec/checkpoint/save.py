@@ -15,12 +15,12 @@ from taskvec.checkpoint.output import (
     Part,
     Progress,
     Unit,
-    Written,
     header_bytes,
     plan_hash,
 )
 from taskvec.checkpoint.source import AbstractSource, Home, units
 from taskvec.checkpoint.staging import Staging
+from taskvec.checkpoint.written import Written
 from taskvec.errors import ParameterError
 
 if TYPE_CHECKING:

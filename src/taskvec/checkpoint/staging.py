@@ -11,14 +11,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from filelock import FileLock, Timeout
 
+from taskvec.checkpoint.written import Written, written_from_json, written_to_json
 from taskvec.errors import DestinationError
-
-if TYPE_CHECKING:
-    from taskvec.checkpoint.output import Written
 
 
 @final
@@ -93,8 +91,6 @@ class Staging:
             self._lock.release()
 
     def _read_journal(self) -> None:
-        from taskvec.checkpoint.output import written_from_json
-
         path = self.root / "journal.jsonl"
         lines: list[Any] = []
         with contextlib.suppress(OSError, ValueError):
@@ -117,8 +113,6 @@ class Staging:
 
     def record(self, file: str, unit: str, parts: Sequence[Written], note: Any) -> None:
         """Note a finished unit (its data are written, though perhaps not yet on the disk: hence the hashes)."""
-        from taskvec.checkpoint.output import written_to_json
-
         line = json.dumps({"file": file, "unit": unit, "parts": written_to_json(parts), "note": note})
         with self._guard:
             self._journal.write(line + "\n")

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.fingerprint import BLANK
-from taskvec.checkpoint.output import OutputFile, OutputWriter, Part, Progress, Unit, Written, header_bytes, plan_hash
+from taskvec.checkpoint.output import OutputFile, OutputWriter, Part, Progress, Unit, header_bytes, plan_hash
 from taskvec.checkpoint.save import parse_size
 from taskvec.checkpoint.source import TensorSpec, units
 from taskvec.checkpoint.staging import Staging
+from taskvec.checkpoint.written import Written
 from taskvec.codecs._codec import AbstractCodec, AbstractEncoder, Write, make
 from taskvec.codecs._file import FORMAT, FileDelta, FilePart
 from taskvec.errors import SchemaError
