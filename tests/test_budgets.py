@@ -69,9 +69,13 @@ def undocumented(module: str, tree: ast.Module) -> Iterator[str]:
 
 def _public(owner: ast.AST) -> Iterator[ast.ClassDef | Function]:
     for node in ast.iter_child_nodes(owner):
-        if isinstance(node, ast.ClassDef | Function) and not node.name.startswith("_"):
-            if "overload" not in [ast.unparse(d) for d in node.decorator_list]:  # the implementation has the docstring
-                yield node
+        if isinstance(node, ast.ClassDef | Function) and not node.name.startswith("_") and not _is_overload(node):
+            yield node
+
+
+def _is_overload(node: ast.ClassDef | Function) -> bool:
+    """The implementation has the docstring."""
+    return "overload" in [ast.unparse(d) for d in node.decorator_list]
 
 
 def test_every_public_module_class_function_and_method_is_documented():
