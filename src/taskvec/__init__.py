@@ -11,6 +11,7 @@ Nothing heavy is imported until it is needed: `import taskvec` loads neither tor
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from taskvec import adapter as _adapter  # noqa: F401  # fills `base+adapter`
 from taskvec import codecs as codecs
 from taskvec import edited as _edited  # noqa: F401  # fills the operators of Checkpoint
 from taskvec.checkpoint.checkpoint import Checkpoint as Checkpoint
@@ -24,24 +25,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 # Public names whose modules import torch or transformers: loaded at first use.
-_LAZY = {
-    "merge": "taskvec.engine.merge",
-    "methods": "taskvec",
-}
+_LAZY = {"merge": "taskvec.engine.merge"}
+_LAZY_ROOMS = ("methods",)
 
 
 def __getattr__(name: str) -> Any:
+    if name in _LAZY_ROOMS:
+        return importlib.import_module(f"taskvec.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'taskvec' has no attribute '{name}'")
-    home = _LAZY[name]
-    value = (
-        importlib.import_module(f"taskvec.{name}")
-        if home == "taskvec"
-        else getattr(importlib.import_module(home), name)
-    )
-    globals()[name] = value
+    value = globals()[name] = getattr(importlib.import_module(_LAZY[name]), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LAZY])
+    return sorted([*globals(), *_LAZY, *_LAZY_ROOMS])

@@ -22,7 +22,6 @@ _WRAPPED = ".base_layer."  # PEFT's name for the module that it wraps
 _LINEAR = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 _EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<side>[AB])")
 _FOREIGN = re.compile(r"\.(lora_\w+|trainable_tokens_delta|token_adapter)(\.|$)")
-_PARAMETERS = ("weight", "in_proj_weight")  # what B·A moves: a module's weight, or MultiheadAttention's fused one
 
 
 @final
@@ -30,7 +29,7 @@ _PARAMETERS = ("weight", "in_proj_weight")  # what B·A moves: a module's weight
 class _Target:
     """One thing the adapter moves, under the adapter's own names; `kind` is linear, embedding, kernel or saved."""
 
-    names: tuple[str, ...]  # one of these is a tensor of the base
+    name: str
     kind: str
     a: str = ""
     b: str = ""
@@ -60,6 +59,8 @@ def open_adapter(path: Path, base: Checkpoint | None = None) -> LoraDelta:
         pair = Pair(target.a, target.b, target.scale, flipped(target, name)) if target.kind != "saved" else None
         part = _part(target, pair, name, source, base)
         parts[name] = _joined(parts[name], part, name, source) if name in parts else part
+    if not parts:
+        raise FormatError(f"{source.describe()} moves no tensor.", "save the adapter again.")
     return LoraDelta(source, parts, base)
 
 
@@ -91,7 +92,7 @@ def _targets(source: AbstractSource, config: AdapterConfig) -> Iterator[_Target]
         elif _FOREIGN.search(name):
             raise FormatError(f"{source.describe()} holds '{key}', which is not supported.", "merge it with PEFT.")
         else:
-            yield _Target((name.replace(_WRAPPED, "."),), "saved", a=key)
+            yield _Target(name.replace(_WRAPPED, "."), "saved", a=key)
     for (module, kind), sides in pairs.items():
         yield _pair_target(module, kind, sides, source, config)
 
@@ -103,18 +104,21 @@ def _pair_target(
     if sides.keys() != {"A", "B"}:
         raise FormatError(f"{where} has only one of its two factors.", "save the adapter again.")
     a, b = source.spec(sides["A"]), source.spec(sides["B"])
-    wrapped, _, _ = module.partition(_WRAPPED)  # PEFT configures what is inside an attention module by its name
-    rank = config.rank_of(wrapped)
+    if _WRAPPED in module:
+        raise FormatError(
+            f"{where} is inside a torch MultiheadAttention, which is not supported: PEFT's own delta and its merged "
+            "weights of the output projection differ by a factor of two.",
+            "merge it with PEFT and subtract the base from the merged checkpoint.",
+        )
+    rank = config.rank_of(module)
     if not (a.dtype.moves and b.dtype.moves) or len(a.shape) != len(b.shape) or len(a.shape) < 2:
         raise FormatError(f"{where} has the factors {a} and {b}.", "save the adapter again.")
     if len(a.shape) > 2 and b.shape[1] != a.shape[0]:
         raise FormatError(f"{where} is a grouped convolution, which is not supported: {a} and {b}.", "leave it out.")
     if a.shape[0] != rank or b.shape[1] != rank or any(n != 1 for n in b.shape[2:]) or 0 in a.shape + b.shape:
         raise FormatError(f"{where} has the factors {a} and {b}, and its rank is {rank}.", "save the adapter again.")
-    plain = module.replace(_WRAPPED, ".")
-    names = tuple(f"{plain}.{p}" for p in _PARAMETERS[: 2 if kind == "linear" else 1])
     kind = "kernel" if len(a.shape) > 2 else kind
-    return _Target(names, kind, sides["A"], sides["B"], config.scale_of(wrapped))
+    return _Target(f"{module}.weight", kind, sides["A"], sides["B"], config.scale_of(module))
 
 
 def _unmatched(target: _Target, source: AbstractSource) -> str:
@@ -124,7 +128,7 @@ def _unmatched(target: _Target, source: AbstractSource) -> str:
             "displacement needs the base's value of it.",
             "give the base: TaskVector.open(path, base=base), or 'base+adapter'.",
         )
-    return target.names[0]
+    return target.name
 
 
 def _matched(
@@ -134,8 +138,8 @@ def _matched(
     known = {*base.specs, *base.ties}
 
     def under(sign: str, prefix: str) -> dict[_Target, str]:
-        names = {t: [n for n in (_renamed(n, sign, prefix) for n in t.names) if n in known] for t in targets}
-        return {t: found[0] for t, found in names.items() if found}
+        names = {t: _renamed(t.name, sign, prefix) for t in targets}
+        return {t: name for t, name in names.items() if name in known}
 
     exact = under("+", "")
     if len(exact) == len(targets):
@@ -154,7 +158,7 @@ def _matched(
     if not fits:
         hint = f" ('{config.base_name}')" if config.base_name else ""
         raise SchemaError(
-            f"{source.describe()} moves '{first.names[0]}', which {base.describe()} does not have.",
+            f"{source.describe()} moves '{first.name}', which {base.describe()} does not have.",
             f"use the model that the adapter was trained on{hint} as the base.",
         )
     return _untied(next(iter(fits.values())), base)
@@ -168,12 +172,11 @@ def _renamed(name: str, sign: str, prefix: str) -> str:
 
 def _prefixes(target: _Target, known: set[str]) -> Iterator[tuple[str, str]]:
     """The prefixes that make a name of `known` from the target's when added ("+") or removed ("-")."""
-    for name in target.names:
-        for other in sorted(known):
-            if other.endswith("." + name):
-                yield "+", other[: -len(name)]
-        cuts = [at + 1 for at, c in enumerate(name) if c == "."]
-        yield from (("-", name[:at]) for at in cuts if name[at:] in known)
+    for other in sorted(known):
+        if other.endswith("." + target.name):
+            yield "+", other[: -len(target.name)]
+    cuts = [at + 1 for at, c in enumerate(target.name) if c == "."]
+    yield from (("-", target.name[:at]) for at in cuts if target.name[at:] in known)
 
 
 def _untied(found: dict[_Target, str], base: AbstractSource) -> dict[_Target, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, NamedTuple, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK, BaseIdentity
@@ -45,6 +45,10 @@ class AbstractDelta(abc.ABC):
         """Whether the delta of `name` is known to be 0 everywhere without reading it."""
         return name not in self.specs
 
+    def factors(self, name: str) -> Factors | None:
+        """The delta of `name` as a product of two thin matrices, where that is how it is kept; else None."""
+        return None
+
     def restore(self, out: Bits, name: str, start: int) -> None:
         """Turn base + delta, rounded to the tuned dtype in `out`, into the tuned model's bits (`exact` only)."""
 
@@ -58,6 +62,13 @@ class AbstractDelta(abc.ABC):
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """Where this displacement comes from, as plain data; `blank` puts zeros for hashes that would need a read."""
         return {"vector": self.describe()}
+
+
+class Factors(NamedTuple):
+    """left (m, rank) and right (rank, k): the delta, reshaped to a matrix (m, k), is left @ right."""
+
+    left: Floats
+    right: Floats
 
 
 @final
@@ -159,6 +170,10 @@ class Rebased(AbstractDelta):
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """See the base class."""
         self.inner.add_to(total, coefficient, name, start)
+
+    def factors(self, name: str) -> Factors | None:
+        """See the base class."""
+        return self.inner.factors(name)
 
     def is_zero(self, name: str) -> bool:
         """See the base class."""

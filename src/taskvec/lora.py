@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK, Fingerprints
 from taskvec.checkpoint.source import AbstractSource, TensorSpec
 from taskvec.checkpoint.ties import equal_bits
-from taskvec.delta import AbstractDelta
+from taskvec.delta import AbstractDelta, Factors
 from taskvec.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -44,13 +44,6 @@ class Part:
     saved: str | None = None
 
 
-class Factors(NamedTuple):
-    """left (m, rank), which includes the scale, and right (rank, n): the delta, as a matrix, is left @ right."""
-
-    left: Floats
-    right: Floats
-
-
 @final
 class LoraDelta(AbstractDelta):
     """The displacement of one adapter: scale · B·A where it has factors, saved − base where it has whole tensors.
@@ -71,7 +64,7 @@ class LoraDelta(AbstractDelta):
         self._lock = threading.Lock()
 
     def factors(self, name: str) -> Factors | None:
-        """The factors of the delta of `name` in float64; None when it is not (only) a product."""
+        """See the base class; float64, the scale in the left factor; None when whole tensors take part."""
         part = self._parts.get(name)
         return self._factors(name, part.pair) if part is not None and part.pair and part.saved is None else None
 

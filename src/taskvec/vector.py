@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BaseIdentity
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.delta import BLOCK, AbstractDelta, Difference, Rebased, TensorDelta
+from taskvec.delta import BLOCK, AbstractDelta, Difference, Factors, Rebased, TensorDelta
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, SpaceError, UnknownName
 
 if TYPE_CHECKING:
@@ -88,6 +88,16 @@ class TaskVector:
             if coefficient != 0.0 and not leaf.is_zero(name):
                 leaf.add_to(out, coefficient, name, start)
         return out
+
+    def factors(self, name: str) -> Factors | None:
+        """The delta of `name` as left @ right, float64, when every leaf keeps it so: the factors side by side."""
+        import numpy as np
+
+        found = [(c, leaf.factors(name)) for c, leaf in self.terms if c != 0.0 and not leaf.is_zero(name)]
+        kept = [(c, f) for c, f in found if f is not None]
+        if not kept or len(kept) < len(found):
+            return None
+        return Factors(np.hstack([c * f.left for c, f in kept]), np.vstack([f.right for _, f in kept]))
 
     def __getitem__(self, name: str) -> torch.Tensor:
         """The delta of `name` as a float32 tensor.

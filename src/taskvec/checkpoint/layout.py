@@ -15,63 +15,17 @@ An override is a small YAML file; the first pattern that matches a name decides:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, final
+from types import MappingProxyType
+from typing import final
 
+from taskvec.checkpoint.layout_file import Override, read_override
+from taskvec.checkpoint.roles import PRESETS, Role, Split, default_role
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.errors import ParameterError, UnknownName
-
-if TYPE_CHECKING:
-    from taskvec.checkpoint.layout_file import Override
-
-Role = Literal["matrix", "other", "skip"]
-Axis = Literal["rows", "columns"]
-ROLES: tuple[Role, ...] = ("matrix", "other", "skip")
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Split:
-    """`parts` equal matrices, stacked by rows or side by side by columns."""
-
-    axis: Axis
-    parts: int
-
-    def pieces(self, shape: Sequence[int]) -> list[tuple[slice, slice]]:
-        """The index of each part in a matrix of that shape, in order."""
-        size = shape[self._dimension] // self.parts
-        cuts = [slice(i * size, (i + 1) * size) for i in range(self.parts)]
-        return [(cut, slice(None)) if self.axis == "rows" else (slice(None), cut) for cut in cuts]
-
-    def divides(self, shape: Sequence[int]) -> bool:
-        """Whether the dimension that is cut can be cut into equal parts."""
-        return len(shape) == 2 and shape[self._dimension] % self.parts == 0 and shape[self._dimension] > 0
-
-    def is_square(self, shape: Sequence[int]) -> bool:
-        """Whether every part is a square matrix."""
-        return self.divides(shape) and shape[self._dimension] == self.parts * shape[1 - self._dimension]
-
-    def __str__(self) -> str:
-        return f"{self.axis} {self.parts}"
-
-    @property
-    def _dimension(self) -> int:
-        return 0 if self.axis == "rows" else 1
-
-
-# Applied to matrices whose parts come out square, so grouped queries, which are not thirds, stay whole. Layouts that
-# interleave the three by head (BLOOM's and GPT-NeoX's query_key_value) are not contiguous thirds and are not listed.
-PRESETS: Mapping[str, Mapping[str, Split]] = {
-    "fused-qkv": {
-        "*c_attn.weight": Split("columns", 3),
-        "*in_proj_weight": Split("rows", 3),
-        "*qkv.weight": Split("rows", 3),
-        "*qkv_proj.weight": Split("rows", 3),
-    }
-}
 
 
 @final
@@ -100,13 +54,9 @@ class Layout:
         Raises:
             ParameterError: no such preset, or a file that says what it cannot say; names the line.
         """
-        chosen: Override | None = None
-        if override is not None:
-            from taskvec.checkpoint.layout_file import read_override
-
-            chosen = read_override(Path(override), specs)
+        chosen = read_override(Path(override), specs) if override is not None else None
         preset = _preset(splits if splits is not None else (chosen.preset if chosen else None))
-        return cls({name: _place(name, spec, preset, chosen) for name, spec in specs.items()})
+        return cls(MappingProxyType({n: _place(n, spec, preset, chosen) for n, spec in specs.items()}))
 
     def __getitem__(self, name: str) -> Place:
         """What the layout says of `name`.
@@ -167,10 +117,3 @@ def _place(name: str, spec: TensorSpec, preset: Mapping[str, Split], override: O
         return Place(spec, role, told if told.parts > 1 else None)
     split = next((s for pattern, s in preset.items() if fnmatchcase(name, pattern) and s.is_square(spec.shape)), None)
     return Place(spec, role, split)
-
-
-def default_role(spec: TensorSpec) -> Role:
-    """The role of a tensor from its spec alone."""
-    if not spec.dtype.moves:
-        return "skip"
-    return "matrix" if len(spec.shape) == 2 and min(spec.shape) > 1 else "other"

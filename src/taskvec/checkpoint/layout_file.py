@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn, cast, final
 
-from taskvec.checkpoint.layout import PRESETS, ROLES, Role, Split, default_role
+from taskvec.checkpoint.roles import PRESETS, ROLES, Role, Split, default_role
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.errors import ParameterError
 

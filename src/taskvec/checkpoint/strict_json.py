@@ -10,12 +10,15 @@ def parse(text: bytes) -> Any:
     """The value of a UTF-8 JSON text.
 
     Raises:
-        ValueError: not JSON, a name that occurs twice in one table, or a name that is not valid Unicode.
+        ValueError: not JSON, a name that occurs twice in one table, or text that is not valid Unicode.
     """
     try:
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if b"\\u" in text:  # half of a surrogate pair can only come from an escape
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -24,9 +27,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         twice = next(n for n, _ in pairs if n in seen or seen.add(n))  # type: ignore[func-returns-value]
         raise ValueError(f"it names '{twice}' twice")
-    for name in table:
-        if not name.isascii():
-            name.encode("utf-8")  # a lone surrogate raises UnicodeEncodeError, which is a ValueError
     return table
 
 

@@ -70,8 +70,6 @@ def _load(path: Path) -> Any:
         mapped = file.read(4) == _ZIP
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except OSError:
-        raise
     except Exception as error:  # a damaged pickle can make the unpickler raise anything at all
         reason = " ".join(str(error).split())
         raise FormatError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.delta import BLOCK
+from taskvec.delta import BLOCK, Factors
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.vector import TaskVector
 
@@ -49,6 +49,10 @@ class AbstractDecoder(abc.ABC):
     def add_to(self, total: Floats, coefficient: float, start: int) -> None:
         """`total += coefficient * delta[start : start + total.size]`, in float64."""
 
+    def factors(self) -> Factors | None:
+        """The delta as a product of two thin matrices, where that is how it is stored."""
+        return None
+
     def restore(self, out: Bits, start: int) -> None:
         """Write the patches of an exact delta over base + delta (see docs/format.md, section 2.3)."""
 
@@ -81,6 +85,9 @@ class AbstractCodec(abc.ABC):
     @abc.abstractmethod
     def encoder(self, vector: TaskVector, name: str, *, allow_nonfinite: bool) -> AbstractEncoder:
         """The encoder for one tensor of `vector`."""
+
+    def check(self, vector: TaskVector) -> None:
+        """Refuse a vector that this codec cannot hold, before anything is written."""
 
     @abc.abstractmethod
     def bound(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:

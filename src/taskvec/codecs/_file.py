@@ -12,7 +12,7 @@ from taskvec.checkpoint.fingerprint import RecordedBase
 from taskvec.checkpoint.safetensors_file import SafetensorsFile
 from taskvec.checkpoint.source import TensorSpec, units
 from taskvec.codecs._codec import AbstractDecoder, PartReader, get
-from taskvec.delta import AbstractDelta
+from taskvec.delta import AbstractDelta, Factors
 from taskvec.errors import FormatError, UnknownName
 from taskvec.ops.dtypes import dtype_of
 from taskvec.ops.hashing import Hasher, hash_of
@@ -135,6 +135,10 @@ class FileDelta(AbstractDelta):
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """See the base class."""
         self._decoder(name).add_to(total, coefficient, start)
+
+    def factors(self, name: str) -> Factors | None:
+        """See the base class."""
+        return None if self.is_zero(name) else self._decoder(name).factors()
 
     def restore(self, out: Bits, name: str, start: int) -> None:
         """See the base class."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from taskvec.adapter import open_adapter
 from taskvec.checkpoint.checkpoint import Checkpoint
+from taskvec.checkpoint.open import is_adapter
 from taskvec.codecs._file import FileDelta
 from taskvec.codecs._write import save_vector
 from taskvec.errors import FormatError
@@ -12,14 +14,15 @@ from taskvec.vector import TaskVector
 
 
 def open_vector(path: Path, base: Checkpoint | None) -> TaskVector:
-    """A task-vector file or folder as a `TaskVector`; reads headers only.
+    """A task-vector file or folder, or a LoRA adapter, as a `TaskVector`; reads headers only.
 
     Raises:
         FormatError: nothing there, not a task vector, or a damaged one.
     """
     if not path.exists():
         raise FormatError(f"'{path}' does not exist.", "check the path.")
-    return TaskVector(((1.0, FileDelta(path)),))
+    leaf = open_adapter(path, base) if is_adapter(path) else FileDelta(path)
+    return TaskVector(((1.0, leaf),))
 
 
 TaskVector.reader = staticmethod(open_vector)

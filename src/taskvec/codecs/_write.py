@@ -115,6 +115,7 @@ def save_vector(
     """
     wanted = make(codec, parameters)
     vector.check()
+    wanted.check(vector)
     destination = Path(os.path.abspath(path))
     groups = list(_groups(vector, destination, shard_size))
     files = [_VectorFile(vector, wanted, name, names, allow_nonfinite) for name, names in groups]
@@ -237,4 +238,4 @@ class _VectorFile:
         return {"terms": [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in self._vector.terms]}
 
 
-_WIDEST = {"error": "0.000000e-000", "group": 65536, "scale": -1.2345678901234567e-300, "transposed": False}
+_WIDEST = {"error": "0.000000e-000", "group": 65536}

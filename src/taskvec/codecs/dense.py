@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.codecs._codec import AbstractCodec, AbstractDecoder, AbstractEncoder, PartReader, Write, blocks, codec
 from taskvec.codecs._error import RelativeError
+from taskvec.codecs._lossless import Lossless, candidates, check_finite
 from taskvec.codecs._positions import Positions, position_dtype, position_kind, positions_spec
 from taskvec.delta import CHUNK, Difference
 from taskvec.errors import FormatError, NonFiniteError, ParameterError
@@ -17,8 +18,6 @@ from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
     from taskvec.ops.bits import Bits, Block, Floats
-
-_ALWAYS = (DTYPES["F32"], DTYPES["F64"])
 
 
 @codec
@@ -45,7 +44,7 @@ class Dense(AbstractCodec):
             return _Cast(vector, name, dtype_of(self.dtype))
         if isinstance(leaf, Difference):
             return _Exact(leaf, name, allow_nonfinite=allow_nonfinite)
-        return _Lossless(vector, name)
+        return Lossless(vector, name)
 
     def bound(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         """See the base class."""
@@ -61,10 +60,6 @@ class Dense(AbstractCodec):
     def decoder(cls, part: PartReader) -> AbstractDecoder:
         """See the base class."""
         return DenseDecoder(part)
-
-
-def _candidates(dtype: DType) -> list[DType]:
-    return list(dict.fromkeys((dtype, *_ALWAYS)))
 
 
 class _Choice(NamedTuple):
@@ -89,7 +84,7 @@ class _Exact(AbstractEncoder):
         if self._leaf.is_zero(self._name):
             return {}
         best: _Choice | None = None
-        for dtype in _candidates(self._spec.dtype):
+        for dtype in candidates(self._spec.dtype):
             if best is None or self._spec.numel * dtype.itemsize < best.nbytes:
                 best = self._scan(dtype, best)
         if best is None:
@@ -163,41 +158,6 @@ class _Exact(AbstractEncoder):
 
 
 @final
-class _Lossless(AbstractEncoder):
-    """Float64 values that are no difference of two checkpoints, in the smallest dtype that holds them all."""
-
-    def __init__(self, vector: TaskVector, name: str) -> None:
-        self._vector, self._name, self._spec = vector, name, vector.specs[name]
-
-    def measure(self) -> Mapping[str, TensorSpec]:
-        """See the base class."""
-        self.kind = "zero"
-        if self._vector.is_zero(self._name) or not any(b.any() for b in blocks(self._vector, self._name)):
-            return {}
-        self.kind = "dense"
-        self._dtype = next(d for d in _candidates(self._spec.dtype) if self._holds(d))
-        return {"delta": TensorSpec(self._spec.shape, self._dtype)}
-
-    def _holds(self, dtype: DType) -> bool:
-        import numpy as np
-
-        from taskvec.ops.bits import Block, decode, encode
-
-        for values in blocks(self._vector, self._name):
-            check_finite(self._vector, self._name, values)
-            if not np.array_equal(decode(Block(encode(values, dtype), dtype)), values):
-                return False
-        return True
-
-    def emit(self, write: Write) -> None:
-        """See the base class."""
-        from taskvec.ops.bits import encode
-
-        for values in blocks(self._vector, self._name) if self.kind == "dense" else ():
-            write("delta", encode(values, self._dtype))
-
-
-@final
 class _Cast(AbstractEncoder):
     """The values rounded to a dtype."""
 
@@ -232,20 +192,6 @@ class _Cast(AbstractEncoder):
     def fields(self) -> Mapping[str, Any]:
         """See the base class."""
         return {"error": self._error.text()}
-
-
-def check_finite(vector: TaskVector, name: str, values: Floats) -> None:
-    """Refuse NaN and Inf.
-
-    Raises:
-        NonFiniteError: naming tensor and vector.
-    """
-    import numpy as np
-
-    if not np.isfinite(values).all():
-        raise NonFiniteError(
-            f"the delta of tensor '{name}' has NaN or Inf in {vector.describe()}.", "repair the inputs."
-        )
 
 
 @final
