@@ -41,6 +41,15 @@ class AbstractDelta(abc.ABC):
     def describe(self) -> str:
         """What to call this displacement in a message."""
 
+    def blame(self, name: str, start: int, stop: int) -> str | None:
+        """Which input holds NaN or Inf among these entries, in words; None: none does."""
+        import numpy as np
+
+        values = np.zeros(stop - start)
+        if not self.is_zero(name):
+            self.add_to(values, 1.0, name, start)
+        return None if np.isfinite(values).all() else self.describe()
+
     def is_zero(self, name: str) -> bool:
         """Whether the delta of `name` is known to be 0 everywhere without reading it."""
         return name not in self.specs
@@ -53,7 +62,11 @@ class AbstractDelta(abc.ABC):
         """Turn base + delta, rounded to the tuned dtype in `out`, into the tuned model's bits (`exact` only)."""
 
     def check(self) -> None:
-        """Refuse what cannot be seen from the headers, e.g. integer tensors that differ from the base's."""
+        """Refuse what cannot be seen from the headers.
+
+        Raises:
+            SchemaError: e.g. integer tensors that differ from the base's.
+        """
 
     def inputs(self) -> tuple[object, ...] | None:
         """What identifies all that this leaf reads, for resuming a run; None when it cannot be identified."""
@@ -122,6 +135,14 @@ class Difference(AbstractDelta):
     def describe(self) -> str:
         """See the base class."""
         return f"{self.tuned.source.describe()} - {self.origin.source.describe()}"
+
+    def blame(self, name: str, start: int, stop: int) -> str | None:
+        """See the base class: the tuned model or the base."""
+        from taskvec.ops.bits import count_nonfinite
+
+        models = ("the tuned model", self.tuned.source), ("the base", self.origin.source)
+        found = (f"{role} ({s.describe()})" for role, s in models if count_nonfinite(s.block(name, start, stop)))
+        return None if self.is_zero(name) else next(found, None)
 
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""
@@ -194,3 +215,7 @@ class Rebased(AbstractDelta):
     def describe(self) -> str:
         """See the base class."""
         return f"{self.inner.describe()} (rebased)"
+
+    def blame(self, name: str, start: int, stop: int) -> str | None:
+        """See the base class."""
+        return self.inner.blame(name, start, stop)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK
 from taskvec.checkpoint.source import AbstractSource, TensorSpec
-from taskvec.delta import BLOCK
+from taskvec.delta import BLOCK, Difference
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, SpaceError
 from taskvec.ops.dtypes import DType, dtype_of
 from taskvec.vector import TaskVector
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class EditedSource(AbstractSource):
     """The base displaced by a vector: summed in float64, rounded once to the output's dtype.
 
-    Where the summed delta is 0 the base's bits stay. One exact leaf taken once gives the tuned model bit for bit,
-    in the tuned model's dtypes. Each tensor's base is checked against the vector's record before its first range.
+    Where the summed delta is 0 the base's bits stay. One exact leaf taken once gives the tuned model bit for bit, in
+    the tuned model's dtypes (and is then rounded to `dtype`, if that is given). Each tensor's base is checked against
+    the vector's record before its first range.
     """
 
     def __init__(
@@ -33,7 +34,7 @@ class EditedSource(AbstractSource):
         self.home, self.ties = base.source.home, base.source.ties
         self.allow_nonfinite = allow_nonfinite
         leaf = vector.single()
-        self._leaf = leaf if leaf is not None and leaf.exact and dtype is None else None
+        self._leaf = leaf if leaf is not None and leaf.exact else None
         self.specs = {n: self._output_spec(n, s, dtype) for n, s in base.specs.items()}
         self._checked: set[str] = set()
         self._lock = threading.Lock()
@@ -42,6 +43,11 @@ class EditedSource(AbstractSource):
         if dtype is not None and spec.dtype.moves:
             return TensorSpec(spec.shape, dtype)
         return self._leaf.specs[name] if self._leaf is not None and name in self._leaf.specs else spec
+
+    def describe(self) -> str:
+        """See the base class."""
+        base = self.base.source.describe()
+        return f"{base} + {self.vector.describe()}" if self.vector.terms else base
 
     def identity(self, name: str) -> tuple[object, ...] | None:
         """A tensor that does not move is the base's own."""
@@ -64,7 +70,7 @@ class EditedSource(AbstractSource):
         """See the base class.
 
         Raises:
-            SchemaError: the vector was cut from another base.
+            SchemaError: the vector was cut from another base, or moves what cannot move.
             NonFiniteError: NaN or Inf in the base or a delta, or a result beyond the dtype's range.
         """
         import numpy as np
@@ -73,9 +79,10 @@ class EditedSource(AbstractSource):
 
         name = self.ties.get(name, name)
         spec, before = self.spec(name), self.base.specs[name]
-        if not before.dtype.moves:
-            return self.base.source.bits(name, start, stop)
         self._check_base(name)
+        if not before.dtype.moves:
+            self.vector.check()
+            return self.base.source.bits(name, start, stop)
         out = np.empty(stop - start, bits_dtype(spec.dtype))
         total = np.empty(min(BLOCK, stop - start))
         for at in range(start, stop, BLOCK):
@@ -84,41 +91,44 @@ class EditedSource(AbstractSource):
         return out
 
     def _block(self, name: str, start: int, total: Any, out: Bits) -> None:
-        from taskvec.ops.bits import Block, count_nonfinite, displace
+        import numpy as np
+
+        from taskvec.ops.bits import Block, bits_dtype, count_nonfinite, decode, displace, encode
 
         stop = start + out.size
-        moved = Block(out, self.specs[name].dtype)
+        dtype = self.specs[name].dtype
+        exact = self._leaf.specs[name].dtype if self._leaf is not None and name in self._leaf.specs else dtype
+        moved = Block(out if exact == dtype else np.empty(out.size, bits_dtype(exact)), exact)
         self.vector.values(name, start, stop, total)
-        bad = displace(self.base.source.block(name, start, stop), total, moved)
+        before = self.base.source.block(name, start, stop)
+        bad, patch = displace(before, total, moved) > 0, False
         if self._leaf is not None and not self._leaf.is_zero(name):
-            self._leaf.restore(out, name, start)
-            bad = count_nonfinite(moved) if bad else 0
+            # base + delta may overflow where the tuned value does not, and a patch may hold a NaN: look at both ends.
+            self._leaf.restore(moved.bits, name, start)
+            patch = count_nonfinite(moved) > 0
+            bad = patch or (bad and count_nonfinite(before) > 0)
+        if exact != dtype:
+            out[:] = encode(decode(moved), dtype)
+            bad = bad or count_nonfinite(Block(out, dtype)) > 0
         if bad and not self.allow_nonfinite:
-            raise self._nonfinite(name, start, stop)
+            raise self._nonfinite(name, start, stop, patch=patch)
 
-    def _nonfinite(self, name: str, start: int, stop: int) -> NonFiniteError:
+    def _nonfinite(self, name: str, start: int, stop: int, *, patch: bool) -> NonFiniteError:
         from taskvec.ops.bits import count_nonfinite
 
+        live = [leaf for c, leaf in self.vector.terms if c != 0.0]
+        culprits = [where for leaf in live if (where := leaf.blame(name, start, stop))]
         if count_nonfinite(self.base.source.block(name, start, stop)):
-            where = f"in the base {self.base.source.describe()}"
-        else:
-            import numpy as np
-
-            culprits = []
-            for _, leaf in self.vector.terms:
-                block = np.zeros(stop - start)
-                if not leaf.is_zero(name):
-                    leaf.add_to(block, 1.0, name, start)
-                if not np.isfinite(block).all():
-                    culprits.append(leaf.describe())
-            if not culprits:
-                return NonFiniteError(
-                    f"tensor '{name}': base + delta is beyond the range of {self.specs[name].dtype}.",
-                    "use a smaller scale, or a wider dtype (--dtype float32).",
-                )
-            where = f"in {culprits[0]}"
+            culprits.insert(0, f"the base ({self.base.source.describe()})")
+        if patch:
+            culprits.append(self.vector.describe())
+        if not culprits:
+            return NonFiniteError(
+                f"tensor '{name}': base + delta is beyond the range of {self.specs[name].dtype}.",
+                "use a smaller scale, or a wider dtype (--dtype float32).",
+            )
         return NonFiniteError(
-            f"tensor '{name}' has NaN or Inf {where}.", "repair the input, or allow it (--allow-nonfinite)."
+            f"tensor '{name}' has NaN or Inf in {culprits[0]}.", "repair the input, or allow it (--allow-nonfinite)."
         )
 
     def _check_base(self, name: str) -> None:
@@ -129,12 +139,13 @@ class EditedSource(AbstractSource):
         for _, leaf in self.vector.terms:
             if leaf.base is None or leaf.base is self.base.fingerprints:
                 continue
-            expected, found = leaf.base.tensor(name), self.base.fingerprints.tensor(name)
+            expected = leaf.base.tensor(name) if name in leaf.base.names() else ""
+            found = self.base.fingerprints.tensor(name)
             if expected != found:
                 raise SchemaError(
                     f"{leaf.describe()} was cut from another base: tensor '{name}' has the hash {expected or 'none'} "
                     f"there and {found} in {self.base.source.describe()} "
-                    f"(fingerprints {leaf.base.known()} and {self.base.fingerprints.whole()}).",
+                    f"(fingerprints {leaf.base.whole()} and {self.base.fingerprints.whole()}).",
                     "apply it to its own base, or use vector.rebased() if you mean it.",
                 )
         with self._lock:
@@ -154,7 +165,11 @@ def _check_names(base: Checkpoint, vector: TaskVector) -> None:
                 "apply it to the base it was cut from.",
             )
         if not base.specs[name].dtype.moves:
-            raise SchemaError(f"'{name}' is {base.specs[name]} in {base.source.describe()} and cannot move.")
+            raise SchemaError(
+                f"{vector.describe()} moves '{name}', which is {base.specs[name]} in {base.source.describe()}; "
+                "only floating-point tensors move.",
+                "apply it to the base it was cut from.",
+            )
     if any(leaf.partial for _, leaf in vector.terms) or not vector.terms:
         return
     for name, spec in base.specs.items():
@@ -166,7 +181,7 @@ def _check_names(base: Checkpoint, vector: TaskVector) -> None:
 
 
 def edit(base: Checkpoint, vector: object, sign: float) -> Checkpoint:
-    """`base + sign * vector`, lazily.
+    """`base + sign * vector`, lazily; (base + v) + w is base + (v + w), unless w was cut from base + v itself.
 
     Raises:
         SpaceError: `vector` is not a task vector. SchemaError: it does not fit the base.
@@ -178,19 +193,31 @@ def edit(base: Checkpoint, vector: object, sign: float) -> Checkpoint:
             "add a TaskVector: tuned - base, TaskVector.open(...), or one from a store.",
         )
     move = vector if sign > 0 else -vector
-    if isinstance(base.source, EditedSource) and base.source.specs == base.source.base.specs:
+    if isinstance(base.source, EditedSource) and not _cut_from(move, base):
         return Checkpoint(EditedSource(base.source.base, base.source.vector + move))
     return Checkpoint(EditedSource(base, move))
 
 
-def unedited(tuned: Checkpoint, base: Checkpoint) -> TaskVector | None:
-    """(base + v) - base is v itself, whatever rounding the written model would have had."""
+def _cut_from(vector: TaskVector, point: Checkpoint) -> bool:
+    """Whether a leaf was cut from this very point, as far as that shows without reading a tensor."""
+    own = point.fingerprints
+    bases = [leaf.base for _, leaf in vector.terms if leaf.base is not None]
+    return any(b is own or (own.known() is not None and b.known() == own.known()) for b in bases)
+
+
+def subtract(tuned: Checkpoint, base: Checkpoint) -> TaskVector:
+    """`tuned - base`, lazily; (base + v) - base is v itself, whatever rounding the written model would have had.
+
+    Raises:
+        SchemaError: the two do not hold the same tensors in the same shapes and of the same kind.
+    """
     if isinstance(tuned.source, EditedSource) and tuned.source.base is base:
         return tuned.source.vector
-    return None
+    return TaskVector(((1.0, Difference(tuned, base)),))
 
 
 Checkpoint.displace = staticmethod(edit)
+Checkpoint.subtract = staticmethod(subtract)
 
 
 def prepare(checkpoint: Checkpoint, dtype: str | None, allow_nonfinite: bool) -> AbstractSource:

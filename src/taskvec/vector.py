@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import decimal
 import math
-from collections.abc import Callable, Mapping
+import numbers
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BaseIdentity
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.delta import BLOCK, AbstractDelta, Difference, Factors, Rebased, TensorDelta
+from taskvec.delta import BLOCK, AbstractDelta, Factors, Rebased, TensorDelta
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, SpaceError, UnknownName
 
 if TYPE_CHECKING:
@@ -25,8 +27,9 @@ Term = tuple[float, AbstractDelta]
 class TaskVector:
     """A displacement of a model's floating-point tensors: `tuned - base`, or any linear combination of such.
 
-    Lazy: `+`, `-`, scalar `*` and `/` and unary minus build a list of (coefficient, leaf) pairs; equal leaves are
-    collected, so (a + b) - b is exactly a. Values are summed in float64, in the order written.
+    Lazy: `+`, `-`, scalar `*` and `/` and unary minus build a list of (coefficient, leaf) pairs; the coefficients of
+    one leaf are added up, so (a + b) - b is exactly a. Values are summed in float64, in the order written. A leaf
+    whose coefficient is 0 is never read, but its names, shapes and base still have to fit.
     """
 
     __slots__ = ("specs", "terms")
@@ -71,7 +74,8 @@ class TaskVector:
 
     def single(self) -> AbstractDelta | None:
         """The leaf, when this vector is exactly one leaf taken once."""
-        return self.terms[0][1] if len(self.terms) == 1 and self.terms[0][0] == 1.0 else None
+        live = [term for term in self.terms if term[0] != 0.0]
+        return live[0][1] if len(live) == 1 and live[0][0] == 1.0 else None
 
     def is_zero(self, name: str) -> bool:
         """Whether the delta of `name` is known to be 0 everywhere without reading it."""
@@ -122,30 +126,46 @@ class TaskVector:
         return torch.from_numpy(out).reshape(spec.shape)
 
     def dot(self, other: TaskVector) -> float:
-        """The inner product over all tensors, in float64: blocks of 65,536 entries, block sums added in order."""
+        """The inner product over all tensors, in float64: blocks of 65,536 entries, their sums added exactly.
+
+        The order of the tensors and how they are spread over files make no difference.
+
+        Raises:
+            SpaceError: `other` is not a task vector. SchemaError: it is of another model or base.
+            NonFiniteError: NaN or Inf in it, or a result beyond float64's range.
+        """
+        if not isinstance(other, TaskVector):
+            raise SpaceError(f"dot of a TaskVector with {type(other).__name__} is not defined.", "give a TaskVector.")
+        check_compatible(self, other)
+        try:
+            total = math.fsum(self._block_products(other))
+        except (OverflowError, ValueError):  # finite sums that grow too large; Inf - Inf
+            total = math.nan
+        if not math.isfinite(total):
+            raise NonFiniteError(
+                f"the inner product of {self.describe()} and {other.describe()} is not finite.",
+                "look for NaN, Inf or values beyond 1e150 in the inputs.",
+            )
+        return total
+
+    def _block_products(self, other: TaskVector) -> Iterator[float]:
         import numpy as np
 
-        if not isinstance(other, TaskVector):
-            raise SpaceError(f"dot of a TaskVector with {type(other).__name__} is not defined.")
-        check_compatible(self, other)
-        sums = []
         for name, spec in self.specs.items():
             if name not in other.specs or self.is_zero(name) or other.is_zero(name):
                 continue
             for start in range(0, spec.numel, BLOCK):
                 mine = self.values(name, start, min(start + BLOCK, spec.numel))
                 theirs = mine if other is self else other.values(name, start, start + mine.size)
-                sums.append(float(np.add.reduce(mine * theirs)))
-        total = math.fsum(sums)
-        if not math.isfinite(total):
-            raise NonFiniteError(
-                f"the inner product of {self.describe()} and {other.describe()} is not finite.",
-                "look for NaN or Inf in the inputs.",
-            )
-        return total
+                with np.errstate(over="ignore", invalid="ignore"):
+                    yield float(np.add.reduce(mine * theirs))
 
     def norm(self) -> float:
-        """The Euclidean norm over all tensors, in float64."""
+        """The Euclidean norm over all tensors, in float64.
+
+        Raises:
+            NonFiniteError: NaN or Inf in it, or a square beyond float64's range.
+        """
         return math.sqrt(self.dot(self))
 
     def save(self, path: str | Path, *, codec: str = "dense", **options: Any) -> Path:
@@ -162,13 +182,18 @@ class TaskVector:
         return TaskVector(tuple((c, Rebased(leaf)) for c, leaf in self.terms))
 
     def check(self) -> None:
-        """Refuse what the headers cannot show (integer tensors that differ, ...)."""
+        """Refuse what the headers cannot show.
+
+        Raises:
+            SchemaError: e.g. integer tensors of the tuned model that differ from the base's.
+        """
         for _, leaf in self.terms:
             leaf.check()
 
     def describe(self) -> str:
         """What to call this vector in a message."""
-        parts = [leaf.describe() if c == 1.0 else f"{c:g} * ({leaf.describe()})" for c, leaf in self.terms]
+        live = [term for term in self.terms if term[0] != 0.0]
+        parts = [leaf.describe() if c == 1.0 else f"{c:g} * ({leaf.describe()})" for c, leaf in live]
         return " + ".join(parts) if parts else "the zero vector"
 
     def _spec(self, name: str) -> TensorSpec:
@@ -177,7 +202,7 @@ class TaskVector:
         return self.specs[name]
 
     def __add__(self, other: object) -> TaskVector:
-        if isinstance(other, int) and other == 0:  # the start of sum()
+        if type(other) is int and other == 0:  # the start of sum()
             return self
         if not isinstance(other, TaskVector):
             raise SpaceError(
@@ -198,39 +223,70 @@ class TaskVector:
         check_compatible(self, other)
         return TaskVector(self.terms + (-other).terms)
 
+    def __rsub__(self, other: object) -> TaskVector:
+        raise SpaceError(f"{type(other).__name__} - TaskVector is not defined.", "subtract two task vectors.")
+
     def __mul__(self, scale: object) -> TaskVector:
-        factor = _number(scale)
+        factor = _number(scale, "TaskVector * {}")
         return TaskVector(tuple((factor * c, leaf) for c, leaf in self.terms))
 
     __rmul__ = __mul__
 
     def __truediv__(self, scale: object) -> TaskVector:
-        divisor = _number(scale)
+        divisor = _number(scale, "TaskVector / {}")
         if divisor == 0.0:
-            raise ParameterError("a task vector cannot be divided by 0.")
+            raise ParameterError("a task vector cannot be divided by 0.", "divide by another number.")
         return TaskVector(tuple((c / divisor, leaf) for c, leaf in self.terms))
+
+    def __rtruediv__(self, other: object) -> TaskVector:
+        raise SpaceError(f"{type(other).__name__} / TaskVector is not defined.", "divide the vector by a number.")
 
     def __repr__(self) -> str:
         return f"<TaskVector {self.describe()}: {len(self.specs)} tensors>"
 
 
-def _number(scale: object) -> float:
-    if isinstance(scale, bool | str) or not hasattr(scale, "__float__"):
-        raise SpaceError(f"TaskVector * {type(scale).__name__} is not defined.", "scale by a number.")
-    value = float(scale)  # int, float, or a 0-d array or tensor
+def _number(scale: object, operation: str) -> float:
+    """An int, a float, another real number, or an array or tensor without dimensions."""
+    item: object = scale
+    if getattr(scale, "shape", None) == ():
+        item = scale.item()  # type: ignore[attr-defined]  # numpy's and torch's scalars
+    if isinstance(item, bool) or not isinstance(item, numbers.Real | decimal.Decimal):
+        raise SpaceError(f"{operation.format(type(scale).__name__)} is not defined.", "scale by a single number.")
+    try:
+        value = float(item)
+    except (OverflowError, ValueError):  # an int beyond float64; Decimal's signalling NaN
+        value = math.nan
     if not math.isfinite(value):
-        raise ParameterError(f"a task vector cannot be scaled by {value}.")
+        raise ParameterError(
+            f"a task vector cannot be scaled by {str(item)[:40]}.", "use a finite number that float64 can hold."
+        )
     return value
 
 
 def _collect(terms: tuple[Term, ...]) -> tuple[Term, ...]:
-    """Add up the coefficients of one and the same leaf; drop the leaves whose coefficients cancelled."""
+    """Add up the coefficients of one and the same leaf.
+
+    A leaf that cancelled stays with the coefficient 0: what was subtracted from another base is still refused.
+
+    Raises:
+        ParameterError: a coefficient beyond float64's range.
+    """
     sums: dict[int, list[float]] = {}
     leaves: dict[int, AbstractDelta] = {}
     for coefficient, leaf in terms:
         sums.setdefault(id(leaf), []).append(coefficient)
         leaves[id(leaf)] = leaf
-    return tuple((math.fsum(cs), leaves[key]) for key, cs in sums.items())
+    return tuple((_total(cs, leaves[key]), leaves[key]) for key, cs in sums.items())
+
+
+def _total(coefficients: list[float], leaf: AbstractDelta) -> float:
+    try:
+        total = math.fsum(coefficients)
+    except (OverflowError, ValueError):
+        total = math.inf
+    if not math.isfinite(total):
+        raise ParameterError(f"the coefficient of {leaf.describe()} is beyond float64's range.", "use smaller scales.")
+    return total
 
 
 def _common_specs(terms: tuple[Term, ...]) -> dict[str, TensorSpec]:
@@ -268,13 +324,3 @@ def check_compatible(a: TaskVector, b: TaskVector) -> None:
             f"the vectors were cut from two bases: {a.describe()} from {first}, {b.describe()} from {second}.",
             "use vectors of one base, or vector.rebased() if you mean it.",
         )
-
-
-def _subtract(tuned: Checkpoint, base: Checkpoint) -> TaskVector:
-    from taskvec.edited import unedited
-
-    vector = unedited(tuned, base)
-    return vector if vector is not None else TaskVector(((1.0, Difference(tuned, base)),))
-
-
-Checkpoint.subtract = staticmethod(_subtract)

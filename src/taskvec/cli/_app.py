@@ -16,7 +16,10 @@ from typer.core import TyperGroup
 from taskvec.cli._failures import guarded
 
 # The order in which help lists them; what is not here comes after, by name.
-_ORDER = "info extract apply merge methods plan store basis analyze tune eval bench demo".split()
+_ORDER = (
+    *("info", "extract", "apply", "merge", "methods", "plan", "store"),
+    *("basis", "analyze", "tune", "eval", "bench", "demo"),
+)
 
 
 def verbs() -> list[str]:

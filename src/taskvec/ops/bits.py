@@ -25,14 +25,15 @@ def bits_dtype(dtype: DType) -> np.dtype[Any]:
     return UINT[dtype.bits]
 
 
-def parameters(dtype: DType) -> tuple[int, float, int, float, float, int, int, int]:
+def parameters(dtype: DType) -> tuple[int, float, int, float, float, int, int, int, int]:
     """What the generic ≤ 16-bit kernels need; ignored by the float32 and float64 ones."""
     f = dtype.small or _WIDE
     drop = 52 - f.mantissa
     smallest_normal = 2.0 ** (1 - f.bias)
     magic = 2.0 ** (1 - f.bias - f.mantissa) * 2.0**52 if dtype.small else 0.0
     keep_sign = int(f.negative_zero)
-    return drop, 2.0 ** (1023 - f.bias), f.largest, smallest_normal, magic, f.nan, f.bias, keep_sign
+    infinity = f.largest + 1 if f.nan != f.largest + 1 else 1 << 16  # a code that no entry has, where there is no Inf
+    return drop, 2.0 ** (1023 - f.bias), f.largest, smallest_normal, magic, f.nan, f.bias, keep_sign, infinity
 
 
 class Block(NamedTuple):
@@ -43,7 +44,7 @@ class Block(NamedTuple):
 
 
 def decode(x: Block, out: Floats | None = None) -> Floats:
-    """The values of `x` as float64, exactly; Inf of an 8- or 16-bit type reads as NaN."""
+    """The values of `x` as float64, exactly; NaNs lose their payload in the 8- and 16-bit types."""
     out = np.empty(x.bits.size) if out is None else out
     kernels.decode(x.bits, parameters(x.dtype), out)
     return out
@@ -73,7 +74,7 @@ def add_scaled_product(total: Floats, coefficient: float, left: Floats, right: F
 
 
 def displace(base: Block, delta: Floats, out: Block) -> int:
-    """`out = base + delta` rounded once to its dtype; where delta is 0 the base's own bits stay (equal dtypes).
+    """`out = base + delta` rounded once to its dtype; where delta is 0 the base stays (its bits, if the dtypes agree).
 
     Returns:
         How many results are not finite.

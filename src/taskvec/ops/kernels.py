@@ -31,10 +31,11 @@ def _decode_overload(x, p):
         wide = np.uint64(x)
         magnitude = wide & np.uint64((1 << top) - 1)
         # As a float64 the shifted code has the right mantissa and a small exponent: one product rebiases it,
-        # subnormals included. Non-finite codes become numbers above the largest one; make them NaN.
+        # subnormals included. Non-finite codes become numbers above the largest one; make them Inf and NaN.
         value = np.uint64(magnitude << np.uint64(p[0])).view(np.float64) * p[1]
         sign = 1.0 - 2.0 * np.float64(wide >> np.uint64(top))
-        bad = magnitude > np.uint64(p[2])
+        value = np.inf if magnitude == np.uint64(p[8]) else value
+        bad = magnitude > np.uint64(p[2]) and magnitude != np.uint64(p[8])
         if p[7] == 0:
             bad = wide == np.uint64(p[5])
         return np.nan if bad else sign * value
@@ -103,7 +104,8 @@ def axpy_difference(total, coefficient, tuned, pt, base, pb):
 def displace(base, pb, delta, out, po, keep):
     bad = 0
     for i in range(base.size):
-        code = _encode(_decode(base[i], pb) + delta[i], out[i], po)
+        b = _decode(base[i], pb)
+        code = _encode(b if delta[i] == 0.0 else b + delta[i], out[i], po)  # -0.0 + 0.0 would lose the sign
         out[i] = base[i] if keep and delta[i] == 0.0 else code
         back = _decode(out[i], po)
         bad += 0 if back - back == 0.0 else 1
@@ -123,8 +125,8 @@ def difference(base, pb, tuned, pt, delta, pd, wrong, keep):
         back = _decode(code, pd)
         overflow += 0 if back - back == 0.0 else 1
         delta[i] = code
-        again = tuned[i] ^ base[i] if keep and back == 0.0 else tuned[i] ^ _encode(b + back, tuned[i], pt)
-        wrong[i] = again != 0
+        again = _encode(b if back == 0.0 else b + back, tuned[i], pt)
+        wrong[i] = (tuned[i] ^ base[i] if keep and back == 0.0 else tuned[i] ^ again) != 0
     return overflow, nonfinite
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
 
+from taskvec.errors import ParameterError
 from taskvec.ops import kernels
 from taskvec.ops.bits import Floats
 
@@ -15,19 +17,27 @@ Stream = Callable[[], Iterable[Floats]]
 
 
 def kept(density: float, n: int) -> int:
-    """How many of `n` entries a density in (0, 1] keeps: max(1, ceil(density * n)), and 0 of 0."""
-    return max(1, math.ceil(density * n)) if n else 0
+    """How many of `n` entries a density in (0, 1] keeps: max(1, ceil(density * n)), and 0 of 0.
+
+    The density counts as the decimal it is written as: 0.07 of 100 is 7, though 0.07 * 100 is 7.000000000000001.
+    """
+    return max(1, math.ceil(Fraction(repr(float(density))) * n)) if n else 0
 
 
 def kth_largest_pattern(blocks: Stream, k: int) -> int:
-    """The float32 bit pattern of the k-th largest |x| over all blocks (k >= 1).
+    """The float32 bit pattern of the k-th largest |x| over all blocks, for k from 1 to the number of entries.
 
     Non-negative float32 patterns are ordered as their values, so two histograms of 16 bits find it in two passes,
     whatever the blocks; no value is sorted.
+
+    Raises:
+        ParameterError: there is no k-th entry.
     """
     upper = np.zeros(1 << 16, np.int64)
     for block in blocks():
         kernels.magnitude_histogram(block, 16, 0, upper)
+    if not 1 <= k <= int(upper.sum()):
+        raise ParameterError(f"there is no entry number {k} among {int(upper.sum())}.")
     prefix, above = _descend(upper, k)
     lower = np.zeros(1 << 16, np.int64)
     for block in blocks():
