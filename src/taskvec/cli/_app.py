@@ -44,6 +44,11 @@ class Verbs(TyperGroup):
         command.name = cmd_name
         return command
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """See the base class, which suggests from `commands` when a name is unknown."""
+        self.commands = dict.fromkeys(verbs())
+        return TyperGroup.resolve_command(self, ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """See the base class; what taskvec raises on purpose becomes a message and an exit code."""
         return guarded(lambda: TyperGroup.invoke(self, ctx))
@@ -68,7 +73,8 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, metavar="", help="Print the version and stop."),
     ] = False,
 ) -> None:
     """Task vectors: extract, store, add and subtract fine-tuned checkpoints, exactly and out of core."""

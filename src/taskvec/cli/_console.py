@@ -25,11 +25,13 @@ def say(head: str, text: str, *, style: str = "") -> None:
 
 def show(*parts: RenderableType) -> None:
     """Print tables and texts on stdout."""
+    from rich.text import Text
+
     console = _console(stderr=False)
     with console.capture() as capture:  # rich would answer a closed pipe with an exit of its own
         for part in parts:
-            console.print(part)
-    sys.stdout.write("".join(line.rstrip(" ") for line in capture.get().splitlines(keepends=True)))
+            console.print(part, soft_wrap=isinstance(part, str | Text))  # a path stays in one piece
+    sys.stdout.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
 
 
 def show_json(table: Any) -> None:

@@ -19,7 +19,7 @@ import typer
 
 from taskvec.cli._console import say
 from taskvec.cli._interrupt import Interrupted
-from taskvec.errors import TaskVecError
+from taskvec.errors import ParameterError, TaskVecError
 
 _SYSTEM = {
     errno.ENOSPC: "free some space and run the same command again: it goes on where it stopped.",
@@ -46,7 +46,7 @@ def guarded(run: Callable[[], Any]) -> Any:
         raise typer.Exit(130) from None
     except TaskVecError as error:
         _debug()
-        report(error.fact, error.fix)
+        report(error.fact, error.fix or ("give another value." if isinstance(error, ParameterError) else None))
         raise typer.Exit(1) from None
     except BrokenPipeError:
         # What is still buffered would fail again when the interpreter flushes it.
@@ -70,10 +70,7 @@ def report(fact: str, fix: str | None) -> None:
 
 def report_interrupt(error: KeyboardInterrupt) -> None:
     """Print what an interrupt left behind."""
-    if not isinstance(error, Interrupted):
-        say("Interrupted.", "", style="bold yellow")
-    elif not error.reported:
-        error.tell()
+    (error if isinstance(error, Interrupted) else Interrupted(None, 0, 0)).tell()
 
 
 def _debug() -> None:
