@@ -69,7 +69,8 @@ def median(runs: list[Run]) -> dict[str, float]:
 
 def environment() -> dict[str, Any]:
     """What a reader needs to judge the numbers; no host names, no paths."""
-    model = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((x.split(":")[1].strip() for x in lines if "model name" in x), "")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     packages = {p: metadata.version(p) for p in ("torch", "numpy", "numba", "safetensors", "blake3")}
     return {

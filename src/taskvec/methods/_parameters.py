@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, final, get_args, get_origin, get_type_hints
 
 from taskvec.errors import ParameterError, UnknownName
@@ -90,6 +91,9 @@ class Parameter:
         Raises:
             ParameterError: see `check`; also a sequence of another length, or a mapping that names other tasks.
         """
+        if isinstance(value, PerTensor):
+            rules = tuple((pattern, self.resolve(method, v, tasks)) for pattern, v in value.rules)
+            return PerTensor(rules, self.resolve(method, value.default, tasks))
         if not self.per_task:
             return self.check(method, value)
         if isinstance(value, Mapping):
@@ -108,7 +112,56 @@ class Parameter:
         return (self.check(method, value),) * len(tasks)
 
 
-INJECTED = ("state", "at")  # keywords that the engine fills, not the user
+INJECTED = ("state", "at", "base")  # keywords that the engine fills, not the user
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class PerTensor:
+    """A value that depends on the tensor: the first pattern that matches its name decides, else `default`."""
+
+    rules: tuple[tuple[str, Any], ...]
+    default: Any
+
+    def at(self, tensor: str) -> Any:
+        """The value for one tensor."""
+        return next((value for pattern, value in self.rules if fnmatchcase(tensor, pattern)), self.default)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Checked parameters, per tensor where they were given so."""
+
+    values: Mapping[str, Any]
+
+    def at(self, tensor: str) -> dict[str, Any]:
+        """All parameters for one tensor."""
+        return {k: v.at(tensor) if isinstance(v, PerTensor) else v for k, v in self.values.items()}
+
+    def whole(self, method: str) -> dict[str, Any]:
+        """All parameters, for a statistic of the whole model.
+
+        Raises:
+            ParameterError: one of them differs from tensor to tensor.
+        """
+        for key, value in self.values.items():
+            if isinstance(value, PerTensor) and any(v != value.default for _, v in value.rules):
+                raise ParameterError(
+                    f"{method}: {key} differs from tensor to tensor, and its statistic is of the whole model.",
+                    f"give one value of {key} for the model (or one a task).",
+                )
+        return self.at("")
+
+    def to_plain(self) -> dict[str, Any]:
+        """The parameters as plain data, for recipes."""
+        return {k: _plain(v) for k, v in self.values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PerTensor):
+        return [*({"filter": p, "value": _plain(v)} for p, v in value.rules), {"value": _plain(value.default)}]
+    return list(value) if isinstance(value, tuple) else value
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:

@@ -1,0 +1,157 @@
+"""The heart of a merge: a method, its inputs and its parameters, evaluated block by block wherever it is read."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, final
+
+from taskvec import methods
+from taskvec.checkpoint.layout import Layout
+from taskvec.checkpoint.source import TensorSpec
+from taskvec.delta import BLOCK
+from taskvec.engine.folding import States, run_fold
+from taskvec.errors import NonFiniteError
+from taskvec.methods._method import MergeMethod, Place
+from taskvec.methods._parameters import Bound
+
+if TYPE_CHECKING:
+    import torch
+
+    from taskvec.ops.bits import Floats
+
+
+class Input(Protocol):
+    """What the engine needs of a task vector or a checkpoint."""
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Shape and dtype of each tensor."""
+
+    def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """`total += coefficient * values[start : start + total.size]`, in float64; nothing where it has no `name`."""
+
+    def describe(self) -> str:
+        """What to call it in a message."""
+
+
+@final
+class Merging:
+    """Lazy: the folds run before the first block is read; then every block is computed when it is read."""
+
+    def __init__(
+        self,
+        method: MergeMethod,
+        inputs: Mapping[str, Input],
+        bound: Bound,
+        *,
+        specs: Mapping[str, TensorSpec],
+        layout: Layout | None,
+        threads: int | None = None,
+    ) -> None:
+        self.method, self.inputs, self.bound, self.specs = method, dict(inputs), bound, specs
+        self._layout = layout or Layout.of(specs)
+        self._threads = threads
+        self._states: States = {}
+        self._folded = not method.folds
+        self._lock = threading.Lock()
+        self._whole: dict[str, Floats] = {}
+
+    def place(self, name: str, start: int) -> Place:
+        """What a method may know of a block."""
+        return Place(name, self.specs[name].shape, start, tuple(self.inputs))
+
+    def stack(self, name: str, start: int, stop: int) -> Any:
+        """Entries [start, stop) of every input's `name`, as float32 (task, n).
+
+        Raises:
+            NonFiniteError: NaN or Inf, naming tensor and input.
+        """
+        import numpy as np
+
+        out = np.empty((len(self.inputs), stop - start), np.float32)
+        row64 = np.empty(stop - start)
+        with np.errstate(over="ignore"):
+            for row, source in zip(out, self.inputs.values(), strict=True):
+                row64.fill(0.0)
+                source.add_to(row64, 1.0, name, start)
+                row[:] = row64
+        if not np.isfinite(out).all():
+            task = list(self.inputs)[int(np.argmin(np.isfinite(out).all(1)))]
+            raise NonFiniteError(
+                f"tensor '{name}' has NaN or Inf in '{task}' ({self.inputs[task].describe()}).",
+                "repair the checkpoint it comes from.",
+            )
+        return out
+
+    def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """`total += coefficient * merged[start : start + total.size]` of the flattened tensor, in float64."""
+        self.fold()
+        method = self.method_for(name)
+        if method.weigh is not None:
+            weights = self.coefficients(method, name)
+            for weight, source in zip(weights, self.inputs.values(), strict=True):
+                if weight != 0.0:
+                    source.add_to(total, coefficient * weight, name, start)
+        elif method.acts_on == "element":
+            for at in range(start, start + total.size, BLOCK):
+                stop = min(at + BLOCK, start + total.size)
+                total[at - start : stop - start] += coefficient * self._block(method, name, at, stop)
+        else:
+            self._add_whole(method, total, coefficient, name, start)
+
+    def coefficients(self, method: MergeMethod, name: str) -> list[float]:
+        """The coefficients of a linear method for one tensor."""
+        known = self._state(name) if method.folds else len(self.inputs)
+        weights: list[float] = method.weigh(known, **self._bound(method, name)).tolist()  # type: ignore[misc]
+        return weights
+
+    def _block(self, method: MergeMethod, name: str, start: int, stop: int) -> Any:
+        block = self.stack(name, start, stop)
+        options = {"state": self._state(name), "at": self.place(name, start), **self._bound(method, name)}
+        if method.kernel is not None:
+            return method.kernel(block, **options)
+        import torch
+
+        return method(torch.from_numpy(block), **options).double().numpy()
+
+    def _add_whole(self, method: MergeMethod, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """Methods that need a whole tensor: computed at its first range, dropped after its last."""
+        with self._lock:
+            whole = self._whole.get(name)
+        if whole is None:
+            whole = self._tensor(method, name)
+            with self._lock:
+                self._whole[name] = whole
+        total += coefficient * whole[start : start + total.size]
+        if start + total.size == whole.size:
+            with self._lock:
+                self._whole.pop(name, None)
+
+    def _tensor(self, method: MergeMethod, name: str) -> Floats:
+        import torch
+
+        spec = self.specs[name]
+        stacked: torch.Tensor = torch.from_numpy(self.stack(name, 0, spec.numel)).reshape(-1, *spec.shape)
+        merged = method(stacked, state=self._state(name), at=self.place(name, 0), **self._bound(method, name))
+        values: Floats = merged.double().reshape(-1).numpy()
+        return values
+
+    def method_for(self, name: str) -> MergeMethod:
+        """The method itself, or the one it names for tensors that are not matrices."""
+        if self.method.otherwise is None or self._layout[name].role == "matrix":
+            return self.method
+        return methods.get(self.method.otherwise)
+
+    def _bound(self, method: MergeMethod, name: str) -> dict[str, Any]:
+        return (self.bound if method is self.method else method.bind({}, list(self.inputs))).at(name)
+
+    def _state(self, name: str) -> Any:
+        return self._states.get(name, self._states.get(None))
+
+    def fold(self) -> None:
+        """Run the folds, once."""
+        with self._lock:
+            for fold in () if self._folded else self.method.folds:
+                self._states = run_fold(self, fold, self._states, threads=self._threads)
+            self._folded = True
