@@ -46,7 +46,8 @@ class Verbs(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """See the base class, which suggests from `commands` when a name is unknown."""
-        self.commands = dict.fromkeys(verbs())
+        commands: Any = dict.fromkeys(verbs())
+        self.commands = commands
         return TyperGroup.resolve_command(self, ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

@@ -8,23 +8,29 @@ from typing import Annotated, Any
 
 import typer
 
+
 def flag(*names: str, text: str) -> Any:
     """An option without a value (typer would show `<bool>` beside it)."""
     return typer.Option(*names, metavar="", help=text)
 
 
 Force = Annotated[bool, flag("--force", text="Replace what is there, in one step.")]
-Threads = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Workers [default: one a processor].")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Workers (one a processor).")]
 Dtype = Annotated[
-    str | None, typer.Option("--dtype", metavar="DTYPE", help="Write floating-point tensors in this dtype, e.g. bfloat16.")
+    str | None,
+    typer.Option("--dtype", metavar="DTYPE", help="Write floating-point tensors in this dtype, e.g. bfloat16."),
 ]
 ShardSize = Annotated[str | None, typer.Option("--shard-size", metavar="SIZE", help="Largest data a file, e.g. 5GB.")]
 AllowNonfinite = Annotated[bool, flag("--allow-nonfinite", text="Keep NaN and Inf instead of refusing them.")]
 Quiet = Annotated[bool, flag("--quiet", "-q", text="Print nothing but errors.")]
 Json = Annotated[bool, flag("--json", text="Print JSON and nothing else.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="PATH", help="Where to write; must not exist.")]
-Codec = Annotated[str, typer.Option("--codec", metavar="NAME", help="How deltas are stored: dense (exact), int8, int4, sparse, …")]
-Density = Annotated[float | None, typer.Option("--density", metavar="FRACTION", help="Fraction kept, for codecs that drop.")]
+Codec = Annotated[
+    str, typer.Option("--codec", metavar="NAME", help="How deltas are stored: dense (exact), int8, int4, sparse, …")
+]
+Density = Annotated[
+    float | None, typer.Option("--density", metavar="FRACTION", help="Fraction kept, for codecs that drop.")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A parameter by name, e.g. group=64; repeats."),

@@ -110,9 +110,7 @@ def vector_summary(path: Path) -> dict[str, Any]:
         "codec": leaf.codec,
         "exact": leaf.exact,
         "error": _error(leaf.error()),
-        "base": None
-        if leaf.base is None
-        else {"fingerprint": leaf.base.fingerprint, "tensors": len(leaf.base.names())},
+        "base": leaf.base and {"fingerprint": leaf.base.whole(), "tensors": len(leaf.base.names())},
         "tensors": totals["tensors"],
         "parameters": totals["parameters"],
         "dtypes": totals["dtypes"],

@@ -63,7 +63,10 @@ def checkpoint_parts(table: dict[str, Any]) -> list[Any]:
                 ("dtype", mixed if len(dtypes) > 1 else next(iter(table["dtypes"]), None)),
                 ("tied", ties or None),
                 ("made of", recipe_text(table["recipe"])),
-                ("fingerprint", table["fingerprint"] or "not known yet; --fingerprint computes it, reading every tensor once"),
+                (
+                    "fingerprint",
+                    table["fingerprint"] or "not known yet; --fingerprint computes it, reading every tensor once",
+                ),
             ]
         ),
         "",
@@ -98,8 +101,7 @@ def _term(term: dict[str, Any]) -> str:
 def largest(table: dict[str, Any]) -> Table:
     """The largest tensors."""
     lines = [
-        (t["name"], f"{t['dtype']}[{', '.join(map(str, t['shape']))}]", size(t["bytes"]))
-        for t in table["largest"]
+        (t["name"], f"{t['dtype']}[{', '.join(map(str, t['shape']))}]", size(t["bytes"])) for t in table["largest"]
     ]
     return columns(("largest tensors", "", "bytes"), lines, left=2)
 
@@ -162,7 +164,10 @@ def adapter_parts(table: dict[str, Any]) -> list[Any]:
                 ("base", table["base_name"] or "not recorded"),
                 ("rank", ranks),
                 ("alpha", f"{table['alpha']:g}" + (f" ({scaling})" if scaling else "")),
-                ("moves", None if moved is None else f"{counted(table['tensors'], 'tensor')}, {magnitude(moved)} parameters"),
+                (
+                    "moves",
+                    None if moved is None else f"{counted(table['tensors'], 'tensor')}, {magnitude(moved)} parameters",
+                ),
                 ("bytes", beside_dense(table["bytes"], table["dense_bytes"]) if moved else size(table["bytes"])),
                 ("note", table["note"]),
                 ("use", f"taskvec apply BASE adapter -o OUT --vectors adapter='{table['path']}'"),

@@ -22,6 +22,7 @@ app = typer.Typer(add_completion=False)
 def apply(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model to move: a path or a hub id.")],
     text: Annotated[str, typer.Argument(metavar="EXPR", help="E.g. '0.7*math + 0.3*(code - chat) - toxic'.")],
+    *,
     output: options.Output,
     vectors: Annotated[
         list[str] | None,
@@ -54,8 +55,8 @@ def apply(
     expression = parse(text.strip())
     paths = options.named("--vectors", vectors)
     point = Checkpoint.open(base)
-    vector = evaluate(expression, _lookup(point, paths, store))
-    vector = vector.rebased() if rebase else vector
+    find = _lookup(point, paths, store)
+    vector = evaluate(expression, (lambda name: find(name).rebased()) if rebase else find)
     with Working("writing", output, quiet=quiet or as_json, last="hashing the base") as working:
         (point + vector).save(
             output,
@@ -83,7 +84,8 @@ def _lookup(base: Checkpoint, paths: Mapping[str, str], library: str | None) -> 
         if name in paths:
             return vector_of(paths[name], base)
         if store is not None and name in stored:
-            return store[name]
+            vector: TaskVector = store[name]
+            return vector
         if name.endswith(".safetensors") and Path(name).exists():
             return TaskVector.open(name, base=base)
         fact = f"no task vector named '{name}'."

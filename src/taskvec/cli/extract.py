@@ -16,6 +16,7 @@ app = typer.Typer(add_completion=False)
 def extract(
     base: Annotated[str, typer.Argument(metavar="BASE", help="The model before: a path or a hub id.")],
     tuned: Annotated[str, typer.Argument(metavar="TUNED", help="The model after, or a LoRA adapter of BASE.")],
+    *,
     output: options.Output,
     codec: options.Codec = "dense",
     density: options.Density = None,
