@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 _DELAY = 1.0  # seconds: what is done by then needs no bar
-_PATIENCE = 0.7  # seconds that workers get, after Ctrl-C, to finish their chunk
+_PATIENCE = 0.5  # seconds that workers get, after Ctrl-C, to finish their chunk
 
 
 @final
