@@ -3,18 +3,15 @@
 import json
 import os
 import pickle
-import random
-import struct
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from raw_files import entry, good, hostile_legacy, hostile_zip, indexed, raw
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.errors import FormatError, SpaceError, TaskVecError
+from taskvec.errors import FormatError, SpaceError
 
 # --- one safetensors file ------------------------------------------------------------------------------------------
 
@@ -366,96 +363,3 @@ def test_several_torch_files_are_refused(tmp_path):
         torch.save({"w": torch.ones(2)}, tmp_path / name)
     with pytest.raises(FormatError, match=r"has several torch files: a\.pt, b\.pt"):
         Checkpoint.open(tmp_path)
-
-
-# --- fuzzing -------------------------------------------------------------------------------------------------------
-
-
-def mutated(text: bytes, rng: random.Random) -> bytes:
-    """`text` with a few edits: bytes changed, cut, repeated, or replaced by words that the formats know."""
-    words = [
-        b"-1",
-        b"18446744073709551616",
-        b"null",
-        b"true",
-        b"1e9",
-        b'"F32"',
-        b"[]",
-        b"{}",
-        b'"../x"',
-        b"\\ud800",
-        b'"',
-    ]
-    data = bytearray(text)
-    for _ in range(rng.randint(1, 4)):
-        at, end = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-        kind = rng.randrange(5)
-        if kind == 0 and data:
-            data[at % len(data)] = rng.randrange(256)
-        elif kind == 1:
-            del data[at : min(end, at + 12)]
-        elif kind == 2:
-            data[at:at] = data[at : min(end, at + 40)]
-        elif kind == 3:
-            data[at : at + rng.randint(0, 6)] = rng.choice(words)
-        else:
-            data[at:at] = rng.choice(words)
-    return bytes(data)
-
-
-def try_to_read(path) -> bool:
-    """Open and read everything; only an error raised on purpose may come out."""
-    try:
-        opened = Checkpoint.open(path)
-        for name, spec in opened.specs.items():
-            if spec.dtype.itemsize:
-                opened.source.bits(name, 0, spec.numel)
-        opened.layout()
-    except TaskVecError:
-        return False
-    return True
-
-
-def test_no_mutated_header_raises_anything_but_our_own_errors(tmp_path):
-    rng = random.Random(0)
-    header = {
-        "__metadata__": {"format": "pt"},
-        "a": entry(0, 8),
-        "b.c": entry(8, 20, [3, 1]),
-        "n": entry(20, 28, [], "I64"),
-    }
-    text, path = json.dumps(header).encode(), tmp_path / "x.safetensors"
-    accepted = 0
-    for _ in range(3000):
-        changed = mutated(text, rng)
-        length = len(changed) if rng.random() < 0.9 else rng.choice([0, 1, len(changed) - 1, 2**32, 2**64 - 1])
-        path.write_bytes(struct.pack("<Q", max(length, 0)) + changed + bytes(rng.choice([28, 28, 28, 27, 29, 0])))
-        if try_to_read(path):
-            accepted += 1
-            with safe_open(path, "np") as official:  # what we accept, the official library accepts
-                assert set(official.keys()) == set(Checkpoint.open(path).names())
-    assert 0 < accepted < 3000
-
-
-def test_no_mutated_index_raises_anything_but_our_own_errors(tmp_path):
-    rng = random.Random(1)
-    for shard, names in (("m-1.safetensors", "ab"), ("m-2.safetensors", "c")):
-        good(tmp_path / shard, *names)
-    table = {
-        "metadata": {"total_size": 24},
-        "weight_map": dict(zip("abc", ["m-1.safetensors"] * 2 + ["m-2.safetensors"], strict=True)),
-    }
-    text = json.dumps(table).encode()
-    accepted = sum(try_to_read(indexed(tmp_path, mutated(text, rng))) for _ in range(1000))
-    assert 0 < accepted < 1000
-
-
-def test_no_mutated_torch_file_raises_anything_but_our_own_errors(tmp_path):
-    rng = random.Random(2)
-    path = tmp_path / "m.pt"
-    for legacy in (False, True):
-        torch.save({"w": torch.ones(3), "v": torch.ones(2, 2).t()}, path, _use_new_zipfile_serialization=not legacy)
-        text = path.read_bytes()
-        for _ in range(150):
-            path.write_bytes(mutated(text, rng))
-            try_to_read(path)

@@ -1,101 +1,25 @@
 """LoRA adapters made by PEFT itself: every delta and every merged weight equals PEFT's own."""
 
-import copy
-import json
 import math
 
 import numpy as np
 import pytest
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from peft import PeftModel
+from safetensors.torch import load_file
 
+from peft_models import Convs, Embedded, assert_merges, bert, edit, gpt2, merged, saved
 from taskvec.adapter import open_adapter
+from taskvec.adapter_config import AdapterConfig
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.errors import FormatError, SchemaError, SpaceError
+from taskvec.errors import SchemaError, SpaceError
 from taskvec.vector import TaskVector
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),  # it warns of what the cases do on purpose
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
 ]
-
-
-def bert():
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, vocab_size=31, num_labels=3
-    )
-    return transformers.BertForSequenceClassification(config).eval()
-
-
-def gpt2():
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=29, n_positions=8)
-    return transformers.GPT2LMHeadModel(config).eval()
-
-
-class Convs(nn.Module):
-    def __init__(self, groups=1):
-        super().__init__()
-        self.one = nn.Conv1d(3, 4, 3)
-        self.two = nn.Conv2d(4, 6, (3, 2), groups=groups)
-        self.point = nn.Conv2d(6, 5, 1)
-        self.three = nn.Conv3d(2, 3, (2, 3, 1))
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attn = nn.MultiheadAttention(8, 2)
-        self.out = nn.Linear(8, 8)
-
-
-class Embedded(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Embedding(11, 6)
-        self.out = nn.Linear(6, 6)
-
-
-def randomised(model, seed=1):
-    """Random factors (B starts at 0), random saved modules and biases."""
-    torch.manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad or "lora_" in name:
-            parameter.data = torch.randn_like(parameter)
-    return model
-
-
-def saved(base, tmp_path, *, random=True, dtype=None, safetensors=True, **options):
-    """(base as a Checkpoint, folder of the adapter, merged weights by PEFT)."""
-    before = Checkpoint.from_tensors(copy.deepcopy(base).state_dict())
-    model = get_peft_model(base, LoraConfig(**{"r": 4, "lora_alpha": 6, **options}))
-    if dtype is not None:
-        model = model.to(dtype)
-    model = randomised(model) if random else model
-    model.save_pretrained(tmp_path / "adapter", safe_serialization=safetensors)
-    return before, tmp_path / "adapter", model
-
-
-def merged(model):
-    return model.merge_and_unload().state_dict()
-
-
-def assert_merges(before, folder, model):
-    """base + adapter holds PEFT's merged weights, and moves nothing that PEFT does not move."""
-    vector = TaskVector(((1.0, open_adapter(folder, before)),))
-    result, expected = before + vector, merged(model)
-    moved = set()
-    for name in before.names():
-        torch.testing.assert_close(result[name], expected[name], rtol=2e-6, atol=2e-6)
-        if not torch.equal(expected[name], before[name]):
-            moved.add(name)
-    assert moved
-    assert moved <= set(vector.names())
-    return vector
-
 
 CASES = {
     "linear": dict(target_modules=["query", "value"]),
@@ -128,8 +52,6 @@ def test_base_plus_adapter_is_what_peft_merges(case, tmp_path):
 @pytest.mark.parametrize("case", ["linear", "modules_to_save"])
 def test_an_adapter_in_a_torch_file_is_read_alike(case, tmp_path):
     before, folder, model = saved(bert(), tmp_path, **CASES[case])
-    from safetensors.torch import load_file
-
     torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
     (folder / "adapter_model.safetensors").unlink()
     assert_merges(before, folder, model)
@@ -170,23 +92,6 @@ def test_a_square_matrix_whose_orientation_the_shapes_contradict_is_refused(tmp_
 
 def test_kernels_of_one_two_and_three_dimensions(tmp_path):
     assert_merges(*saved(Convs(), tmp_path, target_modules=["one", "two", "point", "three"]))
-
-
-def test_a_grouped_convolution_is_refused(tmp_path):
-    before, folder, _ = saved(Convs(groups=2), tmp_path, target_modules=["two"])
-    with pytest.raises(FormatError, match=r"module 'two' in .* is a grouped convolution, which is not supported"):
-        open_adapter(folder, before)
-
-
-def test_multihead_attention_is_refused_because_peft_applies_its_output_projection_twice(tmp_path):
-    before, folder, model = saved(Attention(), tmp_path, target_modules=["attn"])
-    delta = model.base_model.model.attn.base_layer.out_proj.get_delta_weight("default").detach().clone()
-    moved = merged(model)["attn.out_proj.weight"] - before["attn.out_proj.weight"]
-    torch.testing.assert_close(moved, 2 * delta, rtol=1e-4, atol=1e-4)
-    with pytest.raises(
-        FormatError, match=r"out_proj' in .* is inside a torch MultiheadAttention, which is not supported"
-    ):
-        open_adapter(folder, before)
 
 
 def test_an_embedding_is_transposed(tmp_path):
@@ -307,117 +212,7 @@ def test_an_adapter_alone_is_not_a_checkpoint(tmp_path):
         Checkpoint.open(folder)
 
 
-# --- refusals ------------------------------------------------------------------------------------------------------
-
-
-def edit(folder, **values):
-    path = folder / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        (dict(use_dora=True), r"DoRA \(use_dora\)"),
-        (dict(lora_bias=True), r"biases of B \(lora_bias\)"),
-        (dict(trainable_token_indices={"word_embeddings": [1, 2]}), r"trainable tokens \(trainable_token_indices\)"),
-        (dict(init_lora_weights="pissa"), r"init_lora_weights='pissa', which changed the base's own weights"),
-        (dict(init_lora_weights="olora"), r"init_lora_weights='olora'"),
-    ],
-)
-def test_what_peft_saved_with_an_unsupported_feature_is_refused_by_name(options, name, tmp_path):
-    before, folder, _ = saved(bert(), tmp_path, target_modules=["query"], **options)
-    with pytest.raises(FormatError, match=name):
-        open_adapter(folder, before)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (dict(peft_type="VERA"), "PEFT adapter of the type 'VERA'; only LORA"),
-        (dict(peft_type=None), "PEFT adapter of the type None"),
-        (dict(layer_replication=[[0, 2]]), r"layer replication \(layer_replication\)"),
-        (dict(target_parameters=["experts.up"]), r"LoRA on parameters \(target_parameters\)"),
-        (dict(alora_invocation_tokens=[1]), "aLoRA"),
-        (dict(use_qalora=True), "QALoRA"),
-        (dict(megatron_config={"a": 1}), "Megatron"),
-        (dict(something_new=True), "uses 'something_new', which is not supported"),
-        (dict(r=0), "r = '0', which is not a positive whole number"),
-        (dict(r=8), r"module '\S+' in .* has the factors .* and its rank is 8"),
-        (dict(lora_alpha="six"), "lora_alpha = 'six', which is not a number"),
-        (dict(rank_pattern=[1]), "rank_pattern that is not a table"),
-        (dict(rank_pattern={"(": 1}), r"rank_pattern '\(', which is not a regular expression"),
-        (dict(rank_pattern={"q": -1}), r"rank_pattern\['q'\] = '-1'"),
-        (dict(init_lora_weights=3), "init_lora_weights=3"),
-    ],
-)
-def test_a_configuration_that_is_not_understood_is_refused(values, message, tmp_path):
-    before, folder, _ = saved(bert(), tmp_path, target_modules=["query"])
-    edit(folder, **values)
-    with pytest.raises(FormatError, match=message):
-        open_adapter(folder, before)
-
-
-@pytest.mark.parametrize("options", [dict(bias="all"), dict(modules_to_save=["classifier"])])
-def test_whole_tensors_need_the_base(options, tmp_path):
-    _, folder, _ = saved(bert(), tmp_path, target_modules=["query"], **options)
-    with pytest.raises(SchemaError, match=r"carries the whole tensor '\S+' .*\n?.*base=base"):
-        open_adapter(folder)
-
-
-def test_whole_tensors_bind_the_vector_to_their_base(tmp_path):
-    before, folder, _ = saved(bert(), tmp_path, target_modules=["query"], bias="all")
-    vector = TaskVector(((1.0, open_adapter(folder, before)),))
-    other = Checkpoint.from_tensors(
-        {n: before[n] + 1 if before[n].is_floating_point() else before[n] for n in before.names()}
-    )
-    with pytest.raises(SchemaError, match="was cut from another base"):
-        (other + vector)[vector.names()[0]]
-
-
-def test_a_factor_without_its_partner_is_refused(tmp_path):
-    _, folder, _ = saved(bert(), tmp_path, target_modules=["query"])
-    rewrite(folder, lambda tensors: tensors.pop(next(n for n in tensors if "lora_B" in n)))
-    with pytest.raises(FormatError, match="has only one of its two factors"):
-        open_adapter(folder)
-
-
-def test_an_unknown_kind_of_factor_is_refused(tmp_path):
-    _, folder, _ = saved(bert(), tmp_path, target_modules=["query"])
-    rewrite(folder, lambda tensors: tensors.update({"base_model.model.x.lora_C.weight": torch.ones(2)}))
-    with pytest.raises(FormatError, match=r"holds 'base_model\.model\.x\.lora_C\.weight', which is not supported"):
-        open_adapter(folder)
-
-
-def test_an_adapter_without_weights_is_refused(tmp_path):
-    _, folder, _ = saved(bert(), tmp_path, target_modules=["query"])
-    (folder / "adapter_model.safetensors").unlink()
-    with pytest.raises(FormatError, match=r"has an adapter_config.json and no adapter_model.safetensors"):
-        open_adapter(folder)
-
-
-def test_an_integer_buffer_that_differs_from_the_base_is_refused(tmp_path):
-    base = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    before, folder, _ = saved(base, tmp_path, target_modules=["0"], modules_to_save=["1"])
-    leaf = open_adapter(folder, before)
-    leaf.check()
-    rewrite(folder, lambda tensors: tensors.update({"base_model.model.1.num_batches_tracked": torch.tensor(9)}))
-    with pytest.raises(SchemaError, match=r"'1\.num_batches_tracked' .* differs from the base's and cannot move"):
-        open_adapter(folder, before).check()
-
-
-def rewrite(folder, change):
-    from safetensors.torch import load_file, save_file
-
-    path = folder / "adapter_model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
-
-
 def test_scales_follow_alpha_and_rank(tmp_path):
-    from taskvec.adapter_config import AdapterConfig
-
     _, folder, _ = saved(
         bert(),
         tmp_path,
@@ -427,3 +222,18 @@ def test_scales_follow_alpha_and_rank(tmp_path):
     config = AdapterConfig.read(folder)
     assert config.scale_of("layer.0.attention.self.query") == 5 / math.sqrt(4)
     assert config.scale_of("layer.10.attention.self.query") == 6 / math.sqrt(4)
+
+
+def test_a_saved_edit_computes_what_pefts_model_computes(tmp_path):
+    model = bert()
+    model.save_pretrained(tmp_path / "base")
+    _, folder, tuned = saved(
+        model, tmp_path, target_modules=["query", "dense"], modules_to_save=["classifier"], use_rslora=True
+    )
+    tuned.eval()
+    Checkpoint.open(f"{tmp_path / 'base'}+{folder}").save(tmp_path / "out")
+    tokens = torch.arange(12).reshape(2, 6)
+    with torch.no_grad():
+        ours = transformers.BertForSequenceClassification.from_pretrained(tmp_path / "out").eval()(tokens).logits
+        torch.testing.assert_close(ours, tuned(tokens).logits, rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(ours, bert()(tokens).logits, atol=1e-2)

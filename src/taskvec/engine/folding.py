@@ -21,8 +21,8 @@ _RUN = 16  # blocks a job
 def run_fold(merging: Merging, fold: Fold, before: States, *, threads: int | None) -> dict[str | None, Any]:
     """One fold over every block of every tensor; returns its state, a tensor or under None for the model.
 
-    Counts are added up within a job; other statistics one block at a time, in the order of the blocks, so that the
-    result depends neither on threads nor on how blocks are grouped into jobs.
+    Counts are taken of a whole job at once; other statistics one block at a time and added in the order of the
+    blocks, so that the result depends neither on threads nor on how blocks are grouped into jobs.
     """
     totals: dict[str | None, Any] = {}
     entries: dict[str | None, int] = {}
@@ -49,13 +49,11 @@ def _ordered(merging: Merging, fold: Fold, before: States, threads: int) -> Iter
 
     def job(name: str, start: int, stop: int) -> list[Any]:
         state, bound = before.get(name, before.get(None)), merging.bound.at(name)
+        size = _RUN * BLOCK if fold.counts else BLOCK
         found: list[Any] = []
-        for at in range(start, stop, BLOCK):
-            import torch
-
-            block = torch.from_numpy(merging.stack(name, at, min(at + BLOCK, stop)))
-            statistic = fold.step(block, at=merging.place(name, at), state=state, **bound)
-            found = [found[0] + statistic] if fold.counts and found else [*found, statistic]
+        for at in range(start, stop, size):
+            block = merging.stack(name, at, min(at + size, stop))
+            found.append(fold.step(block, at=merging.place(name, at), state=state, **bound))
         return found
 
     with ThreadPoolExecutor(threads) as pool:

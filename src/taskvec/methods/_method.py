@@ -5,7 +5,8 @@ the annotations). Everything else a method needs is declared, so that the engine
 
     acts_on    how finely the engine may cut: "element" (flat blocks of 65,536 entries), "row", "matrix", "tensor"
     space      "vector": stacked deltas; "point": stacked weights, with `base` required, optional or none
-    folds      statistics to gather before the merge, in order; each sees the state of the one before (see `Fold`)
+    folds      statistics to gather before the merge, in order; each sees the state of the one before (see `Fold`);
+               or a function of the parameters that returns them
     otherwise  the method for tensors whose role is not "matrix"
     least/most how many inputs it takes
     laws       what the contract suite holds the method to
@@ -52,17 +53,20 @@ class Place:
 class Fold:
     """A statistic gathered over all blocks before the merge.
 
-    `step(block, at=…, state=…, **parameters)` maps a block (T, n) of float32 to a statistic with `+`; the engine adds
+    `step(block, at=…, state=…, **parameters)` maps a float32 array (T, n) to a statistic with `+`; the engine adds
     the statistics in the order of the blocks, for each tensor (`scope="tensor"`) or for the whole model.
     `finish(total, state, entries, **parameters)` turns the total over `entries` entries into the state that the next
     fold, or the method, receives as `state`. `state` is that of the fold before (None for the first). `counts` says
-    that the statistic is made of integers, so that the order of additions does not matter.
+    that the statistic is made of integers: then blocks are larger, and the order of additions does not matter.
     """
 
     step: Callable[..., Any]
     finish: Callable[..., Any]
     scope: Literal["tensor", "model"] = "tensor"
     counts: bool = False
+
+
+Folds = tuple[Fold, ...] | Callable[..., tuple[Fold, ...]]
 
 
 @final
@@ -77,7 +81,7 @@ class MergeMethod:
     acts_on: ActsOn
     space: Literal["vector", "point", "either"]
     base: Literal["required", "optional", "none"]
-    folds: tuple[Fold, ...]
+    folds: Folds
     otherwise: str | None
     least: int
     most: int | None
@@ -85,6 +89,10 @@ class MergeMethod:
     injected: frozenset[str] = field(default=frozenset())
     kernel: Callable[..., Any] | None = None
     weigh: Callable[..., Any] | None = None
+
+    def folds_for(self, bound: Bound) -> tuple[Fold, ...]:
+        """The folds to run, in order; they may depend on the parameters (a dialect has its own scope)."""
+        return self.folds(**bound.at("")) if callable(self.folds) else self.folds
 
     @property
     def summary(self) -> str:
@@ -126,7 +134,7 @@ def merge_method(
     acts_on: ActsOn = "element",
     space: Literal["vector", "point", "either"] = "vector",
     base: Literal["required", "optional", "none"] = "required",
-    folds: tuple[Fold, ...] = (),
+    folds: Folds = (),
     otherwise: str | None = None,
     least: int = 1,
     most: int | None = None,
@@ -199,10 +207,10 @@ def _register(method: MergeMethod) -> MergeMethod:
     return method
 
 
-def _gram_step(block: Tensor, **_: Any) -> Any:
+def _gram_step(block: Any, **_: Any) -> Any:
     from taskvec.ops.gram import gram
 
-    return gram(block.numpy())
+    return gram(block)
 
 
 def _gram_finish(total: Any, *_: Any, **__: Any) -> Tensor:

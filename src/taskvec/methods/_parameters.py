@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, final, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, final, get_args, get_origin
 
 from taskvec.errors import ParameterError, UnknownName
 
@@ -40,6 +40,7 @@ Fraction = Annotated[float, Range(0.0, 1.0)]
 NonNegative = Annotated[float, Range(0.0, closed=True)]
 Seed = Annotated[int, Range(0, 2**63 - 1, closed=True)]
 Coefficients = Annotated[float, PerTask()]
+Density = Annotated[float, Range(0.0, 1.0), PerTask()]
 
 
 @final
@@ -166,11 +167,13 @@ def _plain(value: Any) -> Any:
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
     """The keyword-only arguments of `function` as parameters."""
-    hints = get_type_hints(function, include_extras=True)
-    keywords = inspect.signature(function).parameters.values()
-    return {
-        p.name: _parameter(p, hints[p.name]) for p in keywords if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED
-    }
+    found = {}
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is p.KEYWORD_ONLY and p.name not in INJECTED:
+            # Under `from __future__ import annotations` a hint is its own source text.
+            hint = eval(p.annotation, function.__globals__) if isinstance(p.annotation, str) else p.annotation
+            found[p.name] = _parameter(p, hint)
+    return found
 
 
 def _parameter(p: inspect.Parameter, hint: Any) -> Parameter:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +18,9 @@ Stream = Callable[[], Iterable[Floats]]
 def kept(density: float, n: int) -> int:
     """How many of `n` entries a density in (0, 1] keeps: max(1, ceil(density * n)), and 0 of 0.
 
-    The density counts as the decimal it is written as: 0.07 of 100 is 7, though 0.07 * 100 is 7.000000000000001.
+    The product is the float64 one: 0.07 of 100 keeps 8, as the published definitions do.
     """
-    return max(1, math.ceil(Fraction(repr(float(density))) * n)) if n else 0
+    return max(1, math.ceil(density * n)) if n else 0
 
 
 def kth_largest_pattern(blocks: Stream, k: int) -> int:
@@ -62,3 +61,25 @@ def select(block: Floats, pattern: int) -> tuple[npt.NDArray[np.int64], npt.NDAr
     positions, values = np.empty(block.size, np.int64), np.empty(block.size, np.float32)
     n = kernels.select(block, np.uint32(pattern), positions, values)
     return positions[:n], values[:n]
+
+
+def upper_histogram(block: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Counts (task, 65536) of the upper 16 bits of the float32 magnitude patterns of each row of `block`."""
+    counts = np.zeros((block.shape[0], 1 << 16), np.int64)
+    for row, count in zip(block, counts, strict=True):
+        kernels.magnitude_histogram(row, 16, 0, count)
+    return counts
+
+
+def lower_histogram(block: npt.NDArray[np.float32], prefixes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Counts (task, 65536) of the lower 16 bits of the patterns whose upper bits are the row's prefix."""
+    counts = np.zeros((block.shape[0], 1 << 16), np.int64)
+    for row, count, prefix in zip(block, counts, prefixes, strict=True):
+        kernels.magnitude_histogram(row, 0, prefix, count)
+    return counts
+
+
+def descend(counts: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """For each row, (the bin of the k-th largest, how much of k is left within that bin); rows (task, 2)."""
+    found = [_descend(count, int(k)) for count, k in zip(counts, ranks, strict=True)]
+    return np.array([(index, k - above) for (index, above), k in zip(found, ranks, strict=True)], np.int64)
