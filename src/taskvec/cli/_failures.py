@@ -70,7 +70,7 @@ def report(fact: str, fix: str | None) -> None:
 
 def report_interrupt(error: KeyboardInterrupt) -> None:
     """Print what an interrupt left behind."""
-    (error if isinstance(error, Interrupted) else Interrupted(None, 0, 0)).tell()
+    (error if isinstance(error, Interrupted) else Interrupted("", None, 0, 0)).tell()
 
 
 def _debug() -> None:

@@ -10,10 +10,10 @@ from taskvec.cli._console import say
 
 @final
 class Interrupted(KeyboardInterrupt):
-    """An interrupt while `destination` was being written; `done` of `total` tensors were finished."""
+    """An interrupt while `what` was being made; `done` of `total` tensors are kept in `kept`, if that exists."""
 
-    def __init__(self, destination: Path | None, done: int, total: int) -> None:
-        self.destination, self.done, self.total = destination, done, total
+    def __init__(self, what: str, kept: Path | None, done: int, total: int) -> None:
+        self.what, self.kept, self.done, self.total = what, kept, done, total
         self.reported = False
 
     def tell(self) -> None:
@@ -21,13 +21,15 @@ class Interrupted(KeyboardInterrupt):
         if self.reported:
             return
         self.reported = True
-        if self.destination is None:
+        if self.kept is None:
             say("Interrupted.", "", style="bold yellow")
-            return
-        partial = self.destination.with_name(f".{self.destination.name}.partial")
-        if not partial.exists():
-            say("Interrupted: ", f"nothing of '{self.destination}' was written.", style="bold yellow")
-            return
-        kept = f"{self.done:,} of {self.total:,} tensors are" if self.total else "what was finished is"
-        say("Interrupted: ", f"{kept} kept in '{partial}'; '{self.destination}' is untouched.", style="bold yellow")
-        say("To resume: ", "run the same command again. To start over, delete that folder first.", style="bold green")
+        elif not self.kept.exists():
+            say("Interrupted: ", f"nothing of {self.what} was written.", style="bold yellow")
+        else:
+            count = f"{self.done:,} of {self.total:,} tensors are" if self.total else "what was finished is"
+            say("Interrupted: ", f"{count} kept in '{self.kept}'; {self.what} is untouched.", style="bold yellow")
+            say(
+                "To resume: ",
+                "run the same command again. To start over, delete that folder first.",
+                style="bold green",
+            )

@@ -1,9 +1,11 @@
-"""What a path that a user typed is: a checkpoint, a task vector or a LoRA adapter."""
+"""What a path that a user typed is: a checkpoint, a task vector, a store or a LoRA adapter."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from taskvec.errors import SpaceError
 
 if TYPE_CHECKING:
     from taskvec.checkpoint.checkpoint import Checkpoint
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def what_is(text: str) -> tuple[str, Path]:
-    """The kind ("checkpoint", "vector", "adapter") and the local path of what `text` means.
+    """The kind ("checkpoint", "vector", "store", "adapter") and the local path of what `text` means.
 
     Raises:
         FormatError: no such path, and not a hub id.
@@ -23,7 +25,15 @@ def what_is(text: str) -> tuple[str, Path]:
     path = locate(text)
     if is_adapter(path):
         return "adapter", path
+    if is_store(path):
+        return "store", path
     return ("vector" if is_vector(path) else "checkpoint"), path
+
+
+def is_store(path: Path) -> bool:
+    """Whether `path` is a store: its manifest says so (a checkpoint may have a manifest.json of another kind)."""
+    manifest = path / "manifest.json"
+    return manifest.is_file() and '"taskvec_store"' in manifest.read_text("utf-8", errors="replace")
 
 
 def is_vector(path: Path) -> bool:
@@ -50,4 +60,6 @@ def vector_of(text: str, base: Checkpoint) -> TaskVector:
     if kind == "checkpoint":
         vector: TaskVector = Checkpoint.open(text) - base
         return vector
+    if kind == "store":
+        raise SpaceError(f"'{text}' is a store, not a task vector.", "name one of its vectors: --store LIBRARY.")
     return TaskVector.open(path, base=base)

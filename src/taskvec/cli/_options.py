@@ -28,6 +28,9 @@ Output = Annotated[Path, typer.Option("-o", "--output", metavar="PATH", help="Wh
 Codec = Annotated[
     str, typer.Option("--codec", metavar="NAME", help="How deltas are stored: dense (exact), int8, int4, sparse, …")
 ]
+DeltaDtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="DTYPE", help="Store deltas in this dtype, not exactly.")
+]
 Density = Annotated[
     float | None, typer.Option("--density", metavar="FRACTION", help="Fraction kept, for codecs that drop.")
 ]

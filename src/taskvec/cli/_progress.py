@@ -15,20 +15,24 @@ from taskvec.cli._interrupt import Interrupted
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from taskvec.checkpoint.checkpoint import Checkpoint
+
 _DELAY = 1.0  # seconds: what is done by then needs no bar
 _PATIENCE = 0.5  # seconds that workers get, after Ctrl-C, to finish their chunk
 
 
 @final
 class Working:
-    """Long work on `destination`: shows `label` and how many tensors are done; call it with (done, in all).
+    """Long work on `what`: shows `label` and how many tensors are done; call it with (done, in all).
+
+    `kept` is the folder where a stopped run leaves what is finished (None: nowhere).
 
     Ctrl-C stops the process within a second, even while workers are in the middle of a tensor; that is safe, since
     everything that taskvec writes survives a kill.
     """
 
-    def __init__(self, label: str, destination: Path | None, *, quiet: bool, last: str = "finishing") -> None:
-        self._label, self._last, self._destination = label, last, destination
+    def __init__(self, label: str, what: str, *, kept: Path | None, quiet: bool, last: str = "finishing") -> None:
+        self._label, self._last, self._what, self._kept = label, last, what, kept
         self._done = self._total = 0
         self._bar: Progress | None = None
         self._lock = threading.RLock()
@@ -85,7 +89,7 @@ class Working:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        error = Interrupted(self._destination, self._done, self._total)
+        error = Interrupted(self._what, self._kept, self._done, self._total)
         timer = threading.Timer(_PATIENCE, self._leave, (error,))
         timer.daemon = True
         timer.start()
@@ -95,3 +99,20 @@ class Working:
         self._clear()
         error.tell()
         os._exit(130)
+
+
+def partial_of(output: Path) -> Path:
+    """Where an output grows until it is complete."""
+    return output.with_name(f".{output.name}.partial")
+
+
+def hash_all(checkpoint: Checkpoint, *, quiet: bool) -> str:
+    """The fingerprint of a checkpoint, with a bar while its tensors are read."""
+    fingerprints = checkpoint.fingerprints
+    names = fingerprints.names()
+    if fingerprints.known() is None:
+        with Working("hashing", "the fingerprint", kept=None, quiet=quiet) as working:
+            for done, name in enumerate(names, 1):
+                fingerprints.tensor(name)
+                working(done, len(names))
+    return fingerprints.whole()

@@ -24,7 +24,7 @@ def summary_of(text: str) -> dict[str, Any]:
         FormatError: nothing there, nothing that taskvec knows, or a damaged file.
     """
     kind, path = what_is(text)
-    summaries = {"adapter": adapter_summary, "vector": vector_summary}
+    summaries = {"adapter": adapter_summary, "vector": vector_summary, "store": store_summary}
     return summaries[kind](path) if kind in summaries else checkpoint_summary(text)
 
 
@@ -163,3 +163,33 @@ def adapter_summary(path: Path) -> dict[str, Any]:
     parameters = sum(s.numel for s in specs.values())
     dense = dense_bytes(parameters)
     return {**table, "tensors": len(specs), "parameters": parameters, "dense_bytes": dense, "note": None}
+
+
+def store_summary(path: Path) -> dict[str, Any]:
+    """The base, and bytes a vector and shared, beside dense float32 and bfloat16."""
+    from taskvec.store import Store
+    from taskvec.store.manifest import NAME, read_manifest
+
+    size = Store.open(path).size()
+    base = read_manifest(path, (path / NAME).read_bytes()).base
+    return {
+        "kind": "store",
+        "path": str(path),
+        "base": {"name": base.name, "fingerprint": base.fingerprint, "tensors": len(base.specs)},
+        **json.loads(size.to_json()),
+    }
+
+
+def stored_summary(library: Path, name: str) -> dict[str, Any]:
+    """The summary of one vector of a store.
+
+    Raises:
+        UnknownName: no such vector.
+    """
+    from taskvec.codecs._file import FileDelta
+    from taskvec.store import Store
+
+    leaf = Store.open(library)[name].single()
+    if not isinstance(leaf, FileDelta):
+        raise AssertionError(f"vector '{name}' of a store is not a file")
+    return {**vector_summary(leaf.path), "name": name}

@@ -32,16 +32,16 @@ def rows(pairs: Iterable[tuple[str, Any]]) -> Table:
     return table
 
 
-def columns(heads: Sequence[str], lines: Iterable[Sequence[Any]], *, left: int = 1) -> Table:
-    """A table with headings; the first `left` columns are aligned to the left, the rest (numbers) to the right."""
+def columns(heads: Sequence[str], lines: Iterable[Sequence[Any]], *, left: int = 1, rule: int = 0) -> Table:
+    """A table with headings; `left` columns are aligned to the left, numbers to the right; a rule after line `rule`."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, header_style="dim", padding=(0, 1), pad_edge=False, show_edge=False)
     for i, head in enumerate(heads):
         table.add_column(head, justify="left" if i < left else "right", overflow="fold", no_wrap=i >= left)
-    for line in lines:
-        table.add_row(*line)
+    for at, line in enumerate(lines, 1):
+        table.add_row(*line, end_section=at == rule)
     return table
 
 
@@ -119,7 +119,7 @@ def vector_parts(table: dict[str, Any]) -> list[Any]:
     partial = base is not None and base["tensors"] > table["tensors"]
     of = f" of the base's {base['tensors']:,}" if partial else ""
     return [
-        heading("task vector", table["path"]),
+        heading("task vector", table.get("name") or table["path"]),
         rows(
             [
                 ("codec", codec_text(table["codec"])),
@@ -190,3 +190,40 @@ def applied_parts(table: dict[str, Any]) -> list[Any]:
             ]
         ),
     ]
+
+
+def store_parts(table: dict[str, Any]) -> list[Any]:
+    """`info`, `store list` and `store show` of a store."""
+    vectors = table["vectors"]
+    dense = {"fp32": table["dense_float32"], "bf16": table["dense_bfloat16"]}
+    lines = [
+        (
+            v["name"],
+            v["codec"],
+            f"{v['error']:.1%}" if v["error"] else "0",
+            size(v["bytes"]),
+            *_shares(v["bytes"], dense),
+        )
+        for v in vectors
+    ]
+    every = {label: full * len(vectors) for label, full in dense.items()}
+    totals = [
+        ("shared", "", "", size(table["shared"]), "", ""),
+        ("all", "", "", size(table["total"]), *_shares(table["total"], every)),
+        ("dense", "", "", "", *(size(full) for full in every.values())),
+    ]
+    base = table["base"]
+    about = [("base", base["name"] or "a model in memory"), ("fingerprint", base["fingerprint"])]
+    if not vectors:
+        return [heading("store", table["path"]), rows([*about, ("vectors", "none yet")])]
+    heads = (counted(len(vectors), "vector"), "codec", "error", "bytes", "of fp32", "of bf16")
+    return [
+        heading("store", table["path"]),
+        rows(about),
+        "",
+        columns(heads, [*lines, *totals], left=2, rule=len(lines)),
+    ]
+
+
+def _shares(nbytes: int, dense: dict[str, int]) -> list[str]:
+    return [f"{nbytes / full:.1%}" if full else "" for full in dense.values()]

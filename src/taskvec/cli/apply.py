@@ -49,7 +49,7 @@ def apply(
     Names are looked up in --vectors, then in --store; `math.tv.safetensors` in backticks is a file.
     """
     from taskvec import Checkpoint
-    from taskvec.cli._progress import Working
+    from taskvec.cli._progress import Working, partial_of
     from taskvec.expression import evaluate, parse
 
     expression = parse(text.strip())
@@ -57,7 +57,8 @@ def apply(
     point = Checkpoint.open(base)
     find = _lookup(point, paths, store)
     vector = evaluate(expression, (lambda name: find(name).rebased()) if rebase else find)
-    with Working("writing", output, quiet=quiet or as_json, last="hashing the base") as working:
+    kept = partial_of(output)
+    with Working("writing", f"'{output}'", kept=kept, quiet=quiet or as_json, last="hashing the base") as working:
         (point + vector).save(
             output,
             dtype=dtype,

@@ -21,9 +21,7 @@ def extract(
     codec: options.Codec = "dense",
     density: options.Density = None,
     settings: options.Set = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="DTYPE", help="Store deltas in this dtype, not exactly.")
-    ] = None,
+    dtype: options.DeltaDtype = None,
     shard_size: options.ShardSize = None,
     threads: options.Threads = None,
     allow_nonfinite: options.AllowNonfinite = False,
@@ -34,12 +32,13 @@ def extract(
     """Write the task vector TUNED - BASE to a file; by default it restores TUNED bit for bit."""
     from taskvec import Checkpoint
     from taskvec.cli._kinds import vector_of
-    from taskvec.cli._progress import Working
+    from taskvec.cli._progress import Working, partial_of
 
     parameters = options.parameters(settings, density=density, dtype=dtype)
     _check_name(output, sharded=shard_size is not None)
     vector = vector_of(tuned, Checkpoint.open(base))
-    with Working("extracting", output, quiet=quiet or as_json, last="hashing the base") as working:
+    kept = partial_of(output)
+    with Working("extracting", f"'{output}'", kept=kept, quiet=quiet or as_json, last="hashing the base") as working:
         vector.save(
             output,
             codec=codec,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -26,21 +25,11 @@ def info(
 
     table = summary_of(path)
     if fingerprint and table["kind"] == "checkpoint":
-        table["fingerprint"] = _fingerprint(path, quiet=quiet or as_json)
+        from taskvec import Checkpoint
+        from taskvec.cli._progress import hash_all
+
+        table["fingerprint"] = hash_all(Checkpoint.open(path), quiet=quiet or as_json)
     _print(table, as_json=as_json)
-
-
-def _fingerprint(path: str, *, quiet: bool) -> str:
-    from taskvec import Checkpoint
-    from taskvec.cli._progress import Working
-
-    fingerprints = Checkpoint.open(path).fingerprints
-    names = fingerprints.names()
-    with Working("hashing", Path(path), quiet=quiet) as working:
-        for done, name in enumerate(names, 1):
-            fingerprints.tensor(name)
-            working(done, len(names))
-    return fingerprints.whole()
 
 
 def _print(table: dict[str, Any], *, as_json: bool) -> None:
@@ -51,6 +40,7 @@ def _print(table: dict[str, Any], *, as_json: bool) -> None:
         "checkpoint": tables.checkpoint_parts,
         "vector": tables.vector_parts,
         "adapter": tables.adapter_parts,
+        "store": tables.store_parts,
     }
     if as_json:
         show_json(table)
