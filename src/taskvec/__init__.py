@@ -16,6 +16,7 @@ from taskvec import codecs as codecs
 from taskvec import edited as _edited  # noqa: F401  # fills the operators of Checkpoint
 from taskvec.checkpoint.checkpoint import Checkpoint as Checkpoint
 from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVector.open and .save
+from taskvec.store import Store as Store
 from taskvec.vector import TaskVector as TaskVector
 
 if TYPE_CHECKING:
