@@ -24,6 +24,7 @@ from taskvec.errors import ParameterError, TaskVecError
 _SYSTEM = {
     errno.ENOSPC: "free some space and run the same command again: it goes on where it stopped.",
     errno.EDQUOT: "free some of your quota and run the same command again: it goes on where it stopped.",
+    errno.EFBIG: "choose a disk, or a limit, that holds larger files.",
     errno.EIO: "check the disk, then run the same command again: it goes on where it stopped.",
     errno.EACCES: "check the permissions, or choose another path.",
     errno.EPERM: "check the permissions, or choose another path.",
