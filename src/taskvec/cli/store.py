@@ -75,7 +75,8 @@ def add(
             progress=working,
             **parameters,
         )
-    _show(library, quiet=quiet, as_json=as_json, only=name)
+    if as_json or not quiet:
+        _show_vector(library, name, as_json=as_json)
 
 
 def _open_for(library: Path, vector: str, base: str | None) -> tuple[Store, Any]:
@@ -109,18 +110,10 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Say what is in the store, or in one of its vectors."""
-    from taskvec.cli import _tables as tables
-    from taskvec.cli._console import show, show_json
-    from taskvec.cli._summaries import stored_summary
-
     if name is None:
         _show(library, quiet=False, as_json=as_json)
-        return
-    table = stored_summary(library, name)
-    if as_json:
-        show_json(table)
     else:
-        show(*tables.vector_parts(table))
+        _show_vector(library, name, as_json=as_json, largest=True)
 
 
 @app.command()
@@ -163,14 +156,24 @@ def _show_check(library: Path, check: StoreCheck) -> None:
         say("Fix: ", f"add {names} again with --force, or remove it.", style="bold green")
 
 
-def _show(library: Path, *, quiet: bool, as_json: bool, only: str | None = None) -> None:
+def _show_vector(library: Path, name: str, *, as_json: bool, largest: bool = False) -> None:
+    from taskvec.cli import _tables as tables
+    from taskvec.cli._console import show, show_json
+    from taskvec.cli._summaries import stored_summary
+
+    table = stored_summary(library, name)
+    if as_json:
+        show_json(table)
+    else:
+        show(*tables.vector_parts(table)[: None if largest else 2])
+
+
+def _show(library: Path, *, quiet: bool, as_json: bool) -> None:
     from taskvec.cli import _tables as tables
     from taskvec.cli._console import show, show_json
     from taskvec.cli._summaries import store_summary
 
     table = store_summary(library)
-    if only is not None:
-        table["vectors"] = [v for v in table["vectors"] if v["name"] == only]
     if as_json:
         show_json(table)
     elif not quiet:
