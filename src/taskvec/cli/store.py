@@ -10,7 +10,7 @@ import typer
 from taskvec.cli import _options as options
 
 if TYPE_CHECKING:
-    from taskvec import Checkpoint
+    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.store import Store, StoreCheck
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Keep task vectors of one base in a folder.")
@@ -28,7 +28,7 @@ def create(
     as_json: options.Json = False,
 ) -> None:
     """Make an empty store for vectors of BASE, which is read once."""
-    from taskvec import Checkpoint
+    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.cli._progress import hash_all
     from taskvec.store import Store
 
@@ -81,10 +81,11 @@ def add(
 
 def _open_for(library: Path, vector: str, base: str | None) -> tuple[Store, Any]:
     """The store, and what is to be added to it."""
-    from taskvec import Checkpoint, TaskVector
+    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.cli._kinds import vector_of, what_is
     from taskvec.errors import ParameterError
     from taskvec.store import Store
+    from taskvec.vector import TaskVector
 
     point: Checkpoint | None = Checkpoint.open(base) if base is not None else None
     store = Store.open(library, base=point)
