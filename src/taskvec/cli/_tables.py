@@ -183,7 +183,7 @@ def applied_parts(table: dict[str, Any]) -> list[Any]:
         heading("wrote", table["path"]),
         rows(
             [
-                ("model", f"base + {table['expression']}".replace("+ -", "- ")),
+                ("model", recipe_text(table["recipe"])),
                 ("coefficients", coefficients),
                 ("tensors", f"{table['tensors']:,}, {magnitude(table['parameters'])} parameters"),
                 ("bytes", f"{size(table['bytes'])} in {counted(len(table['files']), 'file')}"),
