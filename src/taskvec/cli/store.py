@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taskvec.cli import _options as options
+from taskvec.cli._help import LightGroup
 
 if TYPE_CHECKING:
     from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.store import Store, StoreCheck
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Keep task vectors of one base in a folder.")
+app = typer.Typer(
+    cls=LightGroup, add_completion=False, no_args_is_help=True, help="Keep task vectors of one base in a folder."
+)
 
 Library = Annotated[Path, typer.Argument(metavar="LIBRARY", help="The store's folder.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The vector's name.")]
