@@ -1,15 +1,15 @@
 """Every error that taskvec raises on purpose.
 
-    TaskVecError                 base: message = the fact with name and value, then `Fix:` when there is one
-    ├── SpaceError               an operation that points and displacements do not have
-    ├── SchemaError              names, shapes, dtypes or bases that do not fit together
-    ├── FormatError              a file that is corrupt, unsafe or of an unknown kind
-    ├── ParameterError           an option out of its range
-    ├── UnknownName              a name that is not known here (the nearest known one is suggested)
-    ├── NonFiniteError           NaN or Inf where numbers are needed
-    ├── ExpressionError          an expression string that does not parse (points at the column)
-    ├── DestinationError         an output that exists already, is in use, or does not fit on the disk
-    └── StoreError               a store that is damaged or does not hold what was asked for
+TaskVecError                 base: message = the fact with name and value, then `Fix:` when there is one
+├── SpaceError               an operation that points and displacements do not have
+├── SchemaError              names, shapes, dtypes or bases that do not fit together
+├── FormatError              a file that is corrupt, unsafe or of an unknown kind
+├── ParameterError           an option out of its range
+├── UnknownName              a name that is not known here (the nearest known one is suggested)
+├── NonFiniteError           NaN or Inf where numbers are needed
+├── ExpressionError          an expression string that does not parse (points at the column)
+├── DestinationError         an output that exists already, is in use, or does not fit on the disk
+└── StoreError               a store that is damaged or does not hold what was asked for
 """
 
 import difflib
