@@ -93,7 +93,9 @@ def tune(
         texts = [split.texts[i] for i in positions]
         logits = _logits(run, head, model, texts, autocast=autocast)
         labels = torch.tensor([split.labels[i] for i in positions])
-        losses.append(_update(run, optimizer, nn.functional.cross_entropy(logits, labels), settings.clip, number, task))
+        loss = nn.functional.cross_entropy(logits, labels)
+        where = f"task '{task.name}' at step {number}"
+        losses.append(_update(run, optimizer, loss, clip=settings.clip, where=where))
         if progress is not None:
             accuracy = (logits.argmax(dim=-1) == labels).float().mean().item()
             progress(Step(number, settings.steps, losses[-1], accuracy, rate))
@@ -117,17 +119,19 @@ def _logits(run: Run, head: Head, model: Encoder, texts: list[str], *, autocast:
     return head.logits(features.float())
 
 
-def _update(run: Run, optimizer: torch.optim.Optimizer, loss: Tensor, clip: float, number: int, task: Task) -> float:
+def _update(run: Run, optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float, where: str) -> float:
     value = loss.item()
     optimizer.zero_grad(set_to_none=True)
-    if math.isfinite(value):
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(list(run.parameters.values()), clip)
-    if not math.isfinite(value) or not norm.isfinite():
-        what = "gradient" if math.isfinite(value) else "loss"
-        raise NonFiniteError(
-            f"the {what} on task '{task.name}' is not finite at step {number}.",
-            "lower the learning rate, or check the base model for NaN and Inf.",
-        )
+    _check_finite(value, "loss", where)
+    loss.backward()  # type: ignore[no-untyped-call]
+    _check_finite(nn.utils.clip_grad_norm_(list(run.parameters.values()), clip).item(), "gradient", where)
     optimizer.step()
     return value
+
+
+def _check_finite(value: float, what: str, where: str) -> None:
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"the {what} on {where} is {value}.",
+            "lower the learning rate, or check the base model for NaN and Inf.",
+        )

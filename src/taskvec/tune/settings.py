@@ -35,7 +35,7 @@ class Settings:
             "learning_rate": 0 < self.learning_rate < math.inf,
             "weight_decay": 0 <= self.weight_decay < math.inf,
             "warmup": 0 <= self.warmup <= 1,
-            "clip": 0 < self.clip,
+            "clip": self.clip > 0,
         }
         for name, holds in ranges.items():
             if not holds:
