@@ -26,13 +26,12 @@ def docs8(*, base: str | None = None) -> Suite:
     Raises:
         ParameterError: a library is not installed, or its installed version lacks an area.
     """
-    by_area = {library.name: _area_docstrings(library) for library in LIBRARIES}
-    everything = [each for areas in by_area.values() for texts in areas.values() for each in texts]
+    everything = [each for library in LIBRARIES for texts in area_docstrings(library).values() for each in texts]
     return Suite(
         name="docs8",
         base=base or base_source(),
         tasks=(
-            *(_area_task(library, by_area[library.name]) for library in LIBRARIES),
+            *(area_task(library) for library in LIBRARIES),
             _library_task(everything),
             _kind_task(everything),
         ),
@@ -41,14 +40,16 @@ def docs8(*, base: str | None = None) -> Suite:
     )
 
 
-def _area_docstrings(library: Library) -> dict[str, tuple[Docstring, ...]]:
+def area_docstrings(library: Library) -> dict[str, tuple[Docstring, ...]]:
+    """Area label → docstrings of the installed library; read once a process."""
     return {area.label: harvest(library.name, library.package, area.sources) for area in library.areas}
 
 
-def _area_task(library: Library, texts: Mapping[str, Iterable[Docstring]]) -> Task:
+def area_task(library: Library) -> Task:
+    """The task "which area of this library does the text document?"."""
     hidden = [library.package, *library.aliases, *(alias for area in library.areas for alias in area.aliases)]
     phrases = {area.label: area.phrase for area in library.areas}
-    return labeled_task(f"{library.name}_area", phrases, texts, hidden=[*phrases, *hidden])
+    return labeled_task(f"{library.name}_area", phrases, area_docstrings(library), hidden=[*phrases, *hidden])
 
 
 def _library_task(everything: Iterable[Docstring]) -> Task:

@@ -62,7 +62,7 @@ SKLEARN = Library(
     "sklearn",
     "sklearn",
     "scikit-learn",
-    "machine learning estimators for tabular data: fit, predict, transform and score",
+    "machine learning estimators: fit, predict, transform, cross-validation, samples and features",
     ("scikit-learn",),
     (
         Area("metrics", "evaluation scores, losses and pairwise distances", ("metrics",)),
@@ -90,25 +90,32 @@ TORCH = Library(
     "torch",
     "torch",
     "torch",
-    "tensors on GPUs, automatic differentiation and neural network layers",
+    "tensors, modules, gradients, graphs and GPU devices",
     ("pytorch",),
     (
-        Area("nn", "neural network layers, activations and loss functions", ("nn/modules", "nn/functional.py")),
+        Area(
+            "nn",
+            "applies a layer, activation or loss to the input: pooling, convolution, dropout",
+            ("nn/modules", "nn/functional.py"),
+        ),
         Area("optim", "gradient descent algorithms and learning rate schedules", ("optim",)),
         Area("distributions", "probability distributions: sampling and log densities", ("distributions",)),
         Area(
             "distributed",
-            "communication between processes, ranks and devices",
+            "process groups: ranks, collectives, all-reduce and sharded parameters",
             ("distributed/*.py", "distributed/fsdp"),
         ),
-        Area("autograd", "automatic differentiation: gradients and backward passes", ("autograd",)),
-        Area("fx", "graphs of nodes: symbolic tracing and rewriting of programs", ("fx",)),
-        Area("onnx", "exporting models to an exchange format of operators", ("onnx",)),
+        Area("autograd", "gradients and backward passes", ("autograd",)),
+        Area("fx", "graph of nodes: symbolic tracing and rewriting", ("fx",)),
+        Area("onnx", "exporting a model to operators of an exchange format", ("onnx",)),
         Area("data", "loading batches of samples from datasets", ("utils/data",), ("torch.utils.data",)),
-        Area("cuda", "graphics cards: streams, events and device memory", ("cuda",)),
-        Area("package", "archives of code and its dependencies, imported and exported", ("package",)),
+        Area("cuda", "GPU devices: streams, events and memory", ("cuda",)),
+        Area("package", "archives of code and its dependencies", ("package",)),
         Area(
-            "quantization", "low-precision integers, observers and fake rounding", ("ao/quantization",), ("quantize",)
+            "quantization",
+            "low-precision observers, fake quantize configuration, int8 weights",
+            ("ao/quantization",),
+            ("quantize",),
         ),
         Area("tensorboard", "logging scalars, images and summaries for visualization", ("utils/tensorboard",)),
     ),
@@ -118,7 +125,7 @@ NUMPY = Library(
     "numpy",
     "numpy",
     "numpy",
-    "multi-dimensional arrays, masks, polynomials and random numbers",
+    "arrays: elements, axes, masks, polynomials, random numbers and Fortran",
     ("np",),
     (
         Area("polynomial", "series of coefficients: Chebyshev, Legendre, roots and fits", ("polynomial",)),
@@ -197,14 +204,22 @@ TRANSFORMERS = Library(
     "transformers",
     "transformers",
     "transformers",
-    "pre-trained language and vision models, tokenizers and text generation",
+    "models, tokenizers, tokens, generation, caches and images",
     ("hugging face",),
     (
-        Area("generation", "producing text token by token: sampling, beams, logits and stopping", ("generation",)),
-        Area("pipelines", "ready-made inference for a task, from raw input to answer", ("pipelines",)),
+        Area(
+            "generation",
+            "generating text token by token: requests, batching, beams, logits and stopping",
+            ("generation",),
+        ),
+        Area(
+            "pipelines",
+            "pipeline that predicts the answer for raw input: classification, question answering",
+            ("pipelines",),
+        ),
         Area(
             "quantizers",
-            "loading weights in low precision",
+            "quantization: loading weights in low precision such as 4-bit and 8-bit",
             ("quantizers", "utils/quantization_config.py"),
             ("quantizer", "quantization"),
         ),
@@ -218,11 +233,11 @@ TRANSFORMERS = Library(
         Area(
             "image_processing", "resizing, cropping and normalizing pictures and videos", ("image_*.py", "video_*.py")
         ),
-        Area("cache", "keys and values kept from earlier tokens, layer by layer", ("cache_utils.py",)),
-        Area("cli", "commands, servers and requests at the terminal", ("cli",)),
+        Area("cache", "key and value states kept per layer", ("cache_utils.py",)),
+        Area("cli", "server, requests and commands at the terminal", ("cli",)),
         Area(
             "distributed",
-            "sharding parameters over many devices",
+            "sharding parameters over many devices and processes",
             (
                 "distributed",
                 "integrations/tensor_parallel.py",
@@ -233,7 +248,7 @@ TRANSFORMERS = Library(
         ),
         Area(
             "models",
-            "architectures: attention layers, encoders, decoders and configurations",
+            "a neural network: attention layers, encoders, decoders and heads",
             ("models/bert", "models/clip", "models/whisper"),
         ),
     ),
@@ -242,11 +257,11 @@ TRANSFORMERS = Library(
 LIBRARIES = (SCIPY, SKLEARN, TORCH, NUMPY, PYTHON, TRANSFORMERS)
 
 KINDS: dict[str, str] = {
-    "module": "an overview of a file with several tools",
-    "class": "a kind of object that holds state and behavior",
-    "exception": "an error or warning raised when something goes wrong",
-    "function": "computes and returns a result from its arguments",
-    "method": "acts on this object: sets, gets or updates its state",
-    "property": "a value of this object: whether, how many or which",
+    "module": "implementation of support code and utilities",
+    "class": "represents a type; base for subclasses",
+    "exception": "raised when an error occurs",
+    "function": "convert, compute or check the given input",
+    "method": "add, set, write or update this",
+    "property": "return the value, true if it is",
 }
 """The classes of `object_kind` and their phrases."""

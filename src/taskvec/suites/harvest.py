@@ -33,7 +33,9 @@ _SECTION = re.compile(
     r"|Keyword \w+|Shape|References)(?: \(.*\))?:)",
     re.MULTILINE,
 )
-_UNDERLINE = re.compile(r"^[ \t]*[-=~*#]{3,}[ \t]*$", re.MULTILINE)
+_TITLE = re.compile(
+    r"\A(?:[-=~*#^]{3,}[ \t]*\n)?(?!(?:Parameters|Returns|Attributes)\n)(.+)\n[-=~*#^]{3,}[ \t]*$", re.MULTILINE
+)
 _ROLE = re.compile(r":[\w:]+:`[~!]?([^`<]+?)(?:\s*<[^`]*>)?`")
 _NOISE = re.compile(r"(?:^|(?<=\s))(?:[-=~*#^+|]{2,}|\[\w+\]_)(?=\s|$|[.,;:])")  # table rules, citations
 _SIGNATURE = re.compile(r"^\w+\(.*\)(?: -> .*)?\n")
@@ -66,7 +68,7 @@ def digest_of(text: str) -> str:
 def prose_of(docstring: str) -> str:
     """The running text of a docstring before its first section, without markup; empty if it has none."""
     plain = _SIGNATURE.sub("", inspect.cleandoc(docstring))
-    plain = _UNDERLINE.sub("", _SECTION.split(plain, maxsplit=1)[0])
+    plain = _SECTION.split(_TITLE.sub(r"\1", plain), maxsplit=1)[0]
     plain = _NOISE.sub("", _ROLE.sub(r"\1", plain).replace("`", "").replace("**", ""))
     text = " ".join(plain.split())
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS + 1].rsplit(" ", 1)[0]
