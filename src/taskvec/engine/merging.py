@@ -78,12 +78,20 @@ class Merging:
                 source.add_to(row64, 1.0, name, start)
                 row[:] = row64
         if not np.isfinite(out).all():
-            task = list(self.inputs)[int(np.argmin(np.isfinite(out).all(1)))]
-            raise NonFiniteError(
-                f"tensor '{name}' has NaN or Inf in '{task}' ({self.inputs[task].describe()}).",
-                "repair the checkpoint it comes from.",
-            )
+            self._refuse(name, start, out)
         return out
+
+    def _refuse(self, name: str, start: int, out: Any) -> None:
+        import numpy as np
+
+        task = list(self.inputs)[int(np.argmin(np.isfinite(out).all(1)))]
+        values = np.zeros(out.shape[1])
+        self.inputs[task].add_to(values, 1.0, name, start)
+        what = "a value beyond the range of float32" if np.isfinite(values).all() else "NaN or Inf"
+        raise NonFiniteError(
+            f"tensor '{name}' has {what} in '{task}' ({self.inputs[task].describe()}).",
+            "repair the checkpoint it comes from.",
+        )
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]` of the flattened tensor, in float64."""
