@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from taskvec.checkpoint.output import Poll
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.codecs._codec import (
     AbstractCodec,
@@ -15,6 +15,7 @@ from taskvec.codecs._codec import (
     PartReader,
     Write,
     blocks,
+    check_dtype,
     check_fraction,
     codec,
 )
@@ -26,6 +27,8 @@ from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
     from taskvec.ops.bits import Floats
+
+_STORED = ("F32", "BF16", "F16")
 
 
 @codec
@@ -50,10 +53,10 @@ class Sparse(AbstractCodec):
             raise ParameterError("codec 'sparse': density and threshold exclude each other.", "give one of them.")
         if self.density is not None:
             object.__setattr__(self, "density", check_fraction("codec 'sparse': density", self.density))
-        if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise ParameterError(f"codec 'sparse': threshold={self.threshold!r} is not a number >= 0.")
-        dtype = dtype_of(self.dtype)
-        if dtype.code not in ("F32", "BF16", "F16"):
+        if self.threshold is not None and not _is_magnitude(self.threshold):
+            raise ParameterError(f"codec 'sparse': threshold={self.threshold!r} is not a number from 0 to 3e38.")
+        dtype = check_dtype("codec 'sparse': dtype", self.dtype)
+        if dtype.code not in _STORED:
             raise ParameterError(f"codec 'sparse': dtype={self.dtype} is not float32, bfloat16 or float16.")
         object.__setattr__(self, "dtype", dtype.code)
 
@@ -71,6 +74,10 @@ class Sparse(AbstractCodec):
         return _Scattering(part)
 
 
+def _is_magnitude(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 3e38
+
+
 def _parts(spec: TensorSpec, kept: int, dtype: DType) -> dict[str, TensorSpec]:
     return {"positions": positions_spec(spec.numel, kept), "values": TensorSpec((kept,), dtype)}
 
@@ -83,7 +90,7 @@ class _Selecting(AbstractEncoder):
         self._error = RelativeError()
         self._pattern = 0
 
-    def measure(self) -> Mapping[str, TensorSpec]:
+    def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class: two passes for the threshold, one to count."""
         from taskvec.ops import thresholds
 
@@ -95,8 +102,8 @@ class _Selecting(AbstractEncoder):
             self._pattern = thresholds.pattern_of(self._settings.threshold or 0.0) + 1
         else:
             k = thresholds.kept(self._settings.density, spec.numel)
-            self._pattern = thresholds.kth_largest_pattern(lambda: blocks(self._vector, self._name), k)
-        count = sum(thresholds.select(b, self._pattern)[0].size for b in blocks(self._vector, self._name))
+            self._pattern = thresholds.kth_largest_pattern(lambda: blocks(self._vector, self._name, poll), k)
+        count = sum(thresholds.select(b, self._pattern)[0].size for b in blocks(self._vector, self._name, poll))
         if not count:
             return {}
         self.kind = "sparse"
@@ -142,7 +149,8 @@ class _Scattering(AbstractDecoder):
     def __init__(self, part: PartReader) -> None:
         self._part, self._positions = part, Positions(part)
         count, values = part.part_spec("positions").numel, part.part_spec("values")
-        if _parts(part.spec, count, values.dtype) != {r: part.part_spec(r) for r in part.roles()}:
+        found = {role: part.part_spec(role) for role in part.roles()}
+        if values.dtype.code not in _STORED or _parts(part.spec, count, values.dtype) != found:
             raise FormatError(f"the parts of a sparse delta do not fit a tensor {part.spec}.")
 
     def add_to(self, total: Floats, coefficient: float, start: int) -> None:
