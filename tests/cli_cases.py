@@ -72,3 +72,17 @@ def folder(path: Path, table: Mapping[str, torch.Tensor]) -> Path:
     save_file(dict(table), path / "model.safetensors", metadata={"format": "pt"})
     (path / "config.json").write_text('{"model_type": "tiny", "torch_dtype": "bfloat16"}\n')
     return path
+
+
+def adapter(path: Path) -> Path:
+    """A LoRA adapter of the tiny model."""
+    path.mkdir()
+    generator = torch.Generator().manual_seed(5)
+    factors = {
+        "base_model.model.layer.lora_A.weight": torch.randn(2, 4, generator=generator),
+        "base_model.model.layer.lora_B.weight": torch.randn(8, 2, generator=generator),
+    }
+    save_file(factors, path / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "base_model_name_or_path": "org/tiny"}
+    (path / "adapter_config.json").write_text(json.dumps(config))
+    return path

@@ -21,7 +21,7 @@ import taskvec as tv
 from cli_cases import ENVIRONMENT, folder, process, tensors
 from taskvec.cli._app import verbs
 
-HEAVY = ["torch", "numpy", "transformers", "numba", "scipy", "sklearn", "yaml", "filelock", "asyncio"]
+HEAVY = ["torch", "numpy", "transformers", "numba", "scipy", "sklearn", "yaml", "filelock", "pydantic"]
 COMMANDS = [[], *([verb] for verb in verbs()), *(["store", v] for v in ("create", "add", "list", "show", "verify"))]
 SPY = """
 import json, sys

@@ -31,7 +31,7 @@ def test_a_new_store_says_that_it_is_empty(here: Path) -> None:
 def test_tuned_models_and_vectors_are_added_under_any_name(here: Path) -> None:
     call("extract", "base", "math", "-o", "v.tv.safetensors", "-q")
     table = called_json("store", "add", "my library", "数学 1/2", "v.tv.safetensors", "--codec", "int8")
-    assert [(v["name"], v["codec"]) for v in table["vectors"]] == [("数学 1/2", "int8")]
+    assert (table["kind"], table["name"], table["codec"]["name"]) == ("vector", "数学 1/2", "int8")
     add("toxic", "toxic")
     assert [v["name"] for v in called_json("store", "list", "my library")["vectors"]] == ["数学 1/2", "toxic"]
     call("apply", "base", "`数学 1/2` - toxic", "-o", "out", "--store", "my library")

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from typing import final
 
 TEMPERATURE = 20.0
+# Predictions do not depend on it, the loss of fine-tuning does. Zero-shot cross-entropy on the training splits (mean of
+# the eight tasks, nats): 1.65 at 5, 1.41 at 10, 1.39 at 12, 1.40 at 15, 1.51 at 20, 1.87 at 30: flat from 10 to 20.
+# Of 10 and 20, 20 tuned as well or better on validation in 45 steps (object_kind 0.644 and 0.644, transformers_area
+# 0.803 and 0.825, standard errors 0.04 and 0.03; measured with an earlier wording of the phrases).
 
 VERSION = "1"
 """Changes with any constant of this file or rule of the harvest."""

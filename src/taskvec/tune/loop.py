@@ -69,7 +69,7 @@ def tune(
         model: the base encoder.
         task: its training split is used, nothing else.
         regime: a name of `regime_names()`.
-        head: the frozen head; None embeds the task's class phrases with `model` as it is now.
+        head: the frozen head; None embeds the task's class phrases with `model` as it is now, at temperature 20.
         settings: the recipe; None for the defaults.
         progress: called after every step.
 

@@ -13,7 +13,9 @@ class Settings:
     """The recipe of one fine-tuning: AdamW, linear warm-up, cosine decay to zero, clipped gradients.
 
     `warmup` is the fraction of steps before the peak, `clip` the largest gradient norm, `seed` fixes the order of the
-    examples. `autocast=None` runs the forward in bfloat16 where the regime allows it. Dropout is off.
+    examples. `autocast=None` runs the forward in bfloat16 where the regime allows it. Dropout is off. The learning rate
+    is the best of 1e-4, 2e-4 and 4e-4 on the validation splits of two tasks of `docs8` (differences within one
+    standard error).
 
     Raises:
         ParameterError: a number is out of its range.
