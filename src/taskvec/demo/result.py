@@ -11,12 +11,12 @@ from typing import Any, final
 from taskvec.evaluate import Scores
 
 _EXPLAIN = """
-**zero-shot**: the base model, with class phrases as the head. **fine-tuned**: each task's own model on its own task.
-**from int8**: the same, from the task vector stored with 8 bits an entry. **average**: one model for all tasks, the
-base plus the mean of the vectors. **sum**: one model for all tasks, base + scale × the sum; the scale was chosen on
-validation texts, and the model was read back from the folder that was written. **−**: base − scale × one vector: that
-task is forgotten, while the control keeps at least 95 % of its validation accuracy. ± is one standard error; all
-numbers are on test texts.
+**zero-shot**: the base model, with class phrases as the head. **tuned**: each task's own model on its own task.
+**int8**: the same, from the task vector stored with 8 bits an entry. **average**: one model for all tasks, the base
+plus the mean of the vectors. **×sum**: one model for all tasks, base + scale × the sum; the scale was chosen on
+validation texts, and the model was read back from the folder that was written. **×numpy**: base − scale × the vector
+of numpy_area; that task is forgotten, while the control which_library keeps at least 95 % of its validation accuracy.
+± is one standard error; all numbers are on test texts.
 """
 
 
@@ -122,4 +122,4 @@ class DemoResult:
 
 def percent(value: float, stderr: float) -> str:
     """A fraction and its standard error, in percent."""
-    return f"{100 * value:.1f} ± {100 * stderr:.1f}"
+    return f"{100 * value:.1f}±{100 * stderr:.1f}"

@@ -103,11 +103,11 @@ def run_demo(folder: Path, *, settings: Settings | None = None, say: Say = print
         negated = _scores(demo, "negated", -forget * exact[NEGATED], "test", tuple(names))
     columns = (
         Column("zero-shot", base),
-        Column("fine-tuned", single),
-        Column("from int8", small),
+        Column("tuned", single),
+        Column("int8", small),
         Column("average", average),
-        Column(f"sum × {scale:g}", merged),
-        Column(f"− {forget:g} {NEGATED}", negated),
+        Column(f"{scale:g}×sum", merged),
+        Column(f"−{forget:g}×numpy", negated),
     )
     result = DemoResult(
         columns=columns,
