@@ -14,8 +14,8 @@ _EXPLAIN = """
 **zero-shot**: the base model, with class phrases as the head. **tuned**: each task's own model on its own task.
 **int8**: the same, from the task vector stored with 8 bits an entry. **average**: one model for all tasks, the base
 plus the mean of the vectors. **×sum**: one model for all tasks, base + scale × the sum; the scale was chosen on
-validation texts, and the model was read back from the folder that was written. **×numpy**: base − scale × the vector
-of numpy_area; that task is forgotten, while the control which_library keeps at least 95 % of its validation accuracy.
+validation texts, and the model was read back from the folder that was written. **−**: base − scale × the vector of
+{target}; that task is forgotten, while the control {control} keeps at least 95 % of its validation accuracy.
 ± is one standard error; all numbers are on test texts.
 """
 
@@ -42,6 +42,8 @@ class DemoResult:
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
     seconds: Mapping[str, float]
+    suite: str
+    base: str
     folder: Path
 
     @property
@@ -104,6 +106,7 @@ class DemoResult:
 
     def markdown(self) -> str:
         """The report."""
+        explained = _EXPLAIN.format(target=self.negation[0], control=self.negation[1])
         head = ["task", *(c.title for c in self.columns)]
         lines = [head, ["---"] + ["---:"] * len(self.columns), *self.rows()]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -111,9 +114,9 @@ class DemoResult:
         versions = ", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))
         steps = self.settings["steps"]
         return (
-            "# taskvec demo: all-MiniLM-L6-v2 on docs8\n\n"
-            "Eight classification tasks over the docstrings of installed libraries. Test accuracy in percent.\n\n"
-            f"{table}\n{_EXPLAIN}\n## Sizes\n\n{sizes}\n\n## How\n\n"
+            f"# taskvec demo: {len(self.tasks)} tasks of {self.suite}\n\n"
+            f"The base model is {self.base}. Test accuracy in percent.\n\n"
+            f"{table}\n{explained}\n## Sizes\n\n{sizes}\n\n## How\n\n"
             f"{steps} steps of fine-tuning a task (batch {self.settings['batch_size']}, learning rate "
             f"{self.settings['learning_rate']:g}), embeddings and head frozen. Texts from {versions}.\n\n"
             f"```\ntaskvec info demo/library\n{self._example()}\n```\n"

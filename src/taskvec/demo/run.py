@@ -30,9 +30,9 @@ from taskvec.tune import Settings, tune
 from taskvec.vector import TaskVector
 
 Say = Callable[[str], None]
-NEGATED, CONTROL = "numpy_area", "which_library"
+DOCS8_NEGATION = ("numpy_area", "which_library")  # what is forgotten, what must stay
 SCALES = (0.2, 0.3, 0.4, 0.5, 0.7)
-NEGATION_SCALES = (0.0, 0.5, 1.0, 1.5)
+NEGATION_SCALES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 VALIDATION = 80  # texts a task on which scales are chosen
 
 
@@ -65,11 +65,20 @@ class _Demo:
         return {"suite": self.suite.name, "libraries": dict(self.suite.versions), "tasks": versions, "split": split}
 
 
-def run_demo(folder: Path, *, settings: Settings | None = None, say: Say = print) -> DemoResult:
+def run_demo(
+    folder: Path,
+    *,
+    suite: Suite | None = None,
+    negation: tuple[str, str] = DOCS8_NEGATION,
+    settings: Settings | None = None,
+    say: Say = print,
+) -> DemoResult:
     """Run every step that has not been run before in `folder`, and write the report.
 
     Args:
         folder: where everything goes; made if it is not there.
+        suite: base model and tasks; default: docs8.
+        negation: the task to forget, and the control whose accuracy must stay.
         settings: of the fine-tuning; default: 45 steps a task.
         say: called with a line when a step begins.
 
@@ -82,7 +91,11 @@ def run_demo(folder: Path, *, settings: Settings | None = None, say: Say = print
     started = time.perf_counter()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    demo = _open(folder, settings or Settings(), say)
+    if suite is None:
+        say("reading the docstrings of the installed libraries")
+        suite = docs8()
+    demo = _open(folder, suite, settings or Settings(), say)
+    target, control = negation
     with demo.step("fine-tuning"):
         tuned = {t.name: _tuned(demo, t) for t in demo.suite.tasks}
     with demo.step("extracting and storing task vectors"):
@@ -98,35 +111,35 @@ def run_demo(folder: Path, *, settings: Settings | None = None, say: Say = print
         scale = _best_scale(demo, merge("task_arithmetic", exact), validation)
         average = _scores(demo, "average", merge("average", exact), "test", tuple(names))
         merged = _merged(demo, merge("task_arithmetic", exact, scale=scale), tuple(names))
-    with demo.step(f"negating {NEGATED}"):
-        forget = _negation_scale(demo, exact[NEGATED])
-        negated = _scores(demo, "negated", -forget * exact[NEGATED], "test", tuple(names))
+    with demo.step(f"negating {target}"):
+        forget = _negation_scale(demo, exact[target], target, control)
+        negated = _scores(demo, "negated", -forget * exact[target], "test", tuple(names))
     columns = (
         Column("zero-shot", base),
         Column("tuned", single),
         Column("int8", small),
         Column("average", average),
         Column(f"{scale:g}×sum", merged),
-        Column(f"−{forget:g}×numpy", negated),
+        Column(f"−{forget:g}×{target.removesuffix('_area')}", negated),
     )
     result = DemoResult(
         columns=columns,
         sizes=_sizes(store, demo.base),
         restored=restored,
         scale=scale,
-        negation=(NEGATED, CONTROL, forget),
+        negation=(target, control, forget),
         settings=asdict(demo.settings),
         versions=dict(demo.suite.versions),
         seconds={**demo.seconds, "all": round(time.perf_counter() - started, 1)},
+        suite=suite.name,
+        base=Path(suite.base).name if suite.name != "docs8" else "all-MiniLM-L6-v2",
         folder=folder,
     )
     result.write()
     return result
 
 
-def _open(folder: Path, settings: Settings, say: Say) -> _Demo:
-    say("reading the docstrings of the installed libraries")
-    suite = docs8()
+def _open(folder: Path, suite: Suite, settings: Settings, say: Say) -> _Demo:
     target = folder / "base"
     if not target.exists():
         partial = folder / ".base.partial"
@@ -228,9 +241,9 @@ def _best_scale(demo: _Demo, summed: TaskVector, single: Scores) -> float:
     return float(demo.memo(key, compute))
 
 
-def _negation_scale(demo: _Demo, vector: TaskVector) -> float:
+def _negation_scale(demo: _Demo, vector: TaskVector, target: str, control: str) -> float:
     key = {
-        **demo.data_key("val", (NEGATED, CONTROL)),
+        **demo.data_key("val", (target, control)),
         "weights": (demo.base - vector).fingerprint(),
         "search": NEGATION_SCALES,
     }
@@ -238,10 +251,10 @@ def _negation_scale(demo: _Demo, vector: TaskVector) -> float:
     def compute() -> float:
         found = search_negation(
             demo.encoder,
-            _prepared(demo, "val", (NEGATED, CONTROL)),
+            _prepared(demo, "val", (target, control)),
             _deltas(demo, vector),
-            target=NEGATED,
-            control=CONTROL,
+            target=target,
+            control=control,
             scales=NEGATION_SCALES,
             autocast=True,
         )
