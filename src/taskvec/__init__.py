@@ -22,11 +22,13 @@ from taskvec.vector import TaskVector as TaskVector
 if TYPE_CHECKING:
     from taskvec import methods as methods
     from taskvec.engine.merge import merge as merge
+    from taskvec.recipes.plan import Plan as Plan
+    from taskvec.recipes.recipe import Recipe as Recipe
 
 __version__ = "0.1.0.dev0"
 
 # Public names whose modules import torch or transformers: loaded at first use.
-_LAZY = {"merge": "taskvec.engine.merge"}
+_LAZY = {"merge": "taskvec.engine.merge", "Recipe": "taskvec.recipes.recipe", "Plan": "taskvec.recipes.plan"}
 _LAZY_ROOMS = ("methods",)
 
 

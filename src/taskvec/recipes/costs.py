@@ -1,0 +1,108 @@
+"""What a merge takes: peak anonymous memory and time, from shapes alone, with constants that were measured.
+
+`benchmarks/plan_accuracy.py` compares the predictions with measured runs; the constants below come from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from taskvec.checkpoint.save import CHUNK
+from taskvec.checkpoint.source import TensorSpec
+from taskvec.delta import BLOCK
+from taskvec.engine.folding import _RUN
+from taskvec.methods._method import Fold, MergeMethod
+
+_START = 230e6  # bytes: the interpreter with torch, NumPy and the compiled kernels
+_THREAD = 6e6  # bytes a worker, whatever it does
+_TEMPORARIES = 6  # arrays like its stack that a method in plain torch holds at once
+_WHOLE = 4  # the same for a method that needs a whole tensor, beside the stack
+_COUNTS = 1 << 16  # bins of a histogram
+_SECONDS = 3.0  # to start, and to compile or load the kernels
+# Nanoseconds on one core of a 2.x GHz x86-64 server, inputs in the page cache.
+_LINEAR = 2.0  # an entry a task: read two models, subtract, scale, add in float64
+_KERNEL = 4.5  # an entry a task: a compiled kernel, on top of reading
+_TORCH = 40.0  # an entry a task: a method in plain torch
+_COUNT = 4.0  # an entry a task: a histogram
+_STATISTIC = 6.0  # an entry a task: any other fold
+_WRITE = 1.5  # an output byte: encode, hash, write
+_HASH = 0.5  # a byte whose fingerprint is not known yet
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What decides the cost: the tensors that each method acts on, the folds, the inputs and the workers."""
+
+    tensors: Sequence[tuple[TensorSpec, MergeMethod | None]]  # None: copied
+    folds: Sequence[Fold]
+    tasks: int
+    threads: int
+    hashed: int  # bytes to hash
+
+
+def peak_bytes(work: Work) -> int:
+    """The predicted peak of anonymous memory of the whole process, in bytes."""
+    folding = max((_fold_bytes(work, fold) for fold in work.folds), default=0.0)
+    worker = max((_worker_bytes(work, spec, m) for spec, m in work.tensors), default=0.0)
+    return round(_START + work.threads * _THREAD + max(folding, work.threads * worker + _whole_bytes(work)))
+
+
+def _fold_bytes(work: Work, fold: Fold) -> float:
+    largest = max((spec.numel for spec, m in work.tensors if m is not None), default=0)
+    entries = min(largest, _RUN * BLOCK if fold.counts else BLOCK)
+    stack = entries * (4 * work.tasks + 8)
+    waiting = (2 * work.threads + 1) * work.tasks * 8 * (_COUNTS if fold.counts else work.tasks)
+    return work.threads * stack * 1.5 + waiting
+
+
+def _worker_bytes(work: Work, spec: TensorSpec, method: MergeMethod | None) -> float:
+    """A chunk in the output's dtype, one block in float64, and what the method makes of a block."""
+    chunk = min(spec.numel, CHUNK) * spec.dtype.itemsize
+    entries = min(spec.numel, BLOCK)
+    if method is None or method.weigh is not None or method.acts_on != "element":
+        return chunk + 16 * entries
+    stack = entries * 4 * work.tasks
+    return chunk + 32 * entries + stack * (1 if method.kernel is not None else _TEMPORARIES)
+
+
+def _whole_bytes(work: Work) -> float:
+    """Methods that need whole tensors: the largest ones at once, one a worker."""
+    sizes = sorted((s.numel for s, m in work.tensors if m is not None and _is_whole(m)), reverse=True)
+    return sum(n * (4 * work.tasks * (1 + _WHOLE) + 16) for n in sizes[: work.threads])
+
+
+def _is_whole(method: MergeMethod) -> bool:
+    return method.weigh is None and method.acts_on != "element"
+
+
+def seconds(work: Work) -> float | None:
+    """The predicted wall time; None where a method decomposes matrices, whose time is not predicted."""
+    if any(m is not None and m.acts_on == "matrix" for _, m in work.tensors):
+        return None
+    moved = sum(spec.numel for spec, m in work.tensors if m is not None) * work.tasks
+    folds = sum(moved * ((_COUNT if fold.counts else _STATISTIC) + _LINEAR) for fold in work.folds)
+    merging = sum(spec.numel * work.tasks * (_LINEAR + _rate(m)) for spec, m in work.tensors if m is not None)
+    writing = sum(spec.nbytes for spec, _ in work.tensors) * _WRITE
+    return _SECONDS + (folds + merging + writing) / work.threads / 1e9 + work.hashed * _HASH / 1e9
+
+
+def _rate(method: MergeMethod) -> float:
+    if method.weigh is not None:
+        return 0.0
+    return _KERNEL if method.kernel is not None else _TORCH
+
+
+def assumptions(work: Work) -> Mapping[str, str]:
+    """What the predictions take for granted."""
+    whole = any(m is not None and _is_whole(m) for _, m in work.tensors)
+    return {
+        "memory": f"{work.threads} workers, one chunk of {CHUNK:,} entries each"
+        + (", and one whole tensor each" if whole else "")
+        + "; mapped files are not counted",
+        "time": f"{work.threads} cores of a 2.x GHz x86-64 server, inputs in the page cache"
+        if seconds(work) is not None
+        else "not predicted: the method decomposes matrices",
+    }
