@@ -34,7 +34,7 @@ class Marks:
     keys: Mapping[Where, tuple[int, int]]
 
     def at(self, where: Where, *, key: bool = False) -> str:
-        """The text `'recipe.yml', line 3, column 5: ` for the value (or the key) at `where`, or for what is around it."""
+        """The words "'recipe.yml', line 3, column 5: " of the value or key at `where`, or of what is around it."""
         while where and where not in self.values:
             where = where[:-1]
         line, column = (self.keys if key and where in self.keys else self.values).get(where, (1, 1))
