@@ -154,7 +154,7 @@ def method_parts(table: Mapping[str, Any]) -> list[Any]:
 
 
 def _kind(parameter: Mapping[str, Any]) -> str:
-    text = parameter["kind"] + (f" in {parameter['range']}" if parameter["range"] else "")
+    text = f"{parameter['kind']} in {parameter['range']}" if parameter["range"] else str(parameter["kind"])
     return text + (", or one a task" if parameter["per_task"] else "")
 
 

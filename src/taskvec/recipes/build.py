@@ -12,10 +12,10 @@ from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.save import parse_size
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.engine.merge import merge
-from taskvec.errors import ParameterError, SchemaError, UnknownName
+from taskvec.errors import FormatError, ParameterError, SchemaError, UnknownName
 from taskvec.methods._method import MergeMethod
-from taskvec.methods._parameters import Bound
-from taskvec.ops.dtypes import DType, dtype_of
+from taskvec.methods._parameters import Bound, PerTensor
+from taskvec.ops.dtypes import DTYPES, DType, dtype_of
 from taskvec.recipes import values
 from taskvec.recipes.document import nearest
 from taskvec.recipes.sources import Sources, placed
@@ -103,8 +103,9 @@ def _check_output(recipe: Recipe) -> DType | None:
         return None
     try:
         dtype = dtype_of(recipe.dtype)
-    except UnknownName as error:
-        raise recipe.refusal(("dtype",), error.fact, error.fix) from error
+    except FormatError as error:
+        known = ("float64", "float32", "bfloat16", "float16", *(c for c, d in DTYPES.items() if d.moves))
+        raise recipe.refusal(("dtype",), error.fact, nearest(recipe.dtype, known)) from error
     if not dtype.moves:
         fix = "use float32, bfloat16 or float16."
         raise recipe.refusal(("dtype",), f"dtype {dtype} is not a floating-point type", fix)
@@ -171,12 +172,14 @@ def _bound(recipe: Recipe, method: MergeMethod, given: Mapping[str, Any]) -> Bou
             method.parameters[key].resolve(method.name, value, tasks)
         except ParameterError as error:
             raise recipe.refusal(where, error.fact, error.fix or _range(method, key)) from error
+    where = ("parameters",)
     try:
         bound = method.bind(given, tasks)
         if any(fold.scope == "model" for fold in method.folds_for(bound)):
+            where = next((("parameters", k) for k, v in given.items() if isinstance(v, PerTensor)), where)
             bound.whole(method.name)
     except ParameterError as error:
-        raise recipe.refusal(("parameters",), error.fact, error.fix) from error
+        raise recipe.refusal(where, error.fact, error.fix) from error
     return bound
 
 

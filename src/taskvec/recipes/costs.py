@@ -15,17 +15,17 @@ from taskvec.delta import BLOCK
 from taskvec.engine.folding import _RUN
 from taskvec.methods._method import Fold, MergeMethod
 
-_START = 230e6  # bytes: the interpreter with torch, NumPy and the compiled kernels
+_START = 205e6  # bytes: the interpreter with torch, NumPy and the compiled kernels
 _THREAD = 6e6  # bytes a worker, whatever it does
 _TEMPORARIES = 6  # arrays like its stack that a method in plain torch holds at once
-_WHOLE = 4  # the same for a method that needs a whole tensor, beside the stack
+_WHOLE = 1  # the same for a method that needs a whole tensor, beside the stack
 _COUNTS = 1 << 16  # bins of a histogram
-_SECONDS = 3.0  # to start, and to compile or load the kernels
+_SECONDS = 1.5  # to start, and to compile or load the kernels
 # Nanoseconds on one core of a 2.x GHz x86-64 server, inputs in the page cache.
-_LINEAR = 2.0  # an entry a task: read two models, subtract, scale, add in float64
-_KERNEL = 4.5  # an entry a task: a compiled kernel, on top of reading
-_TORCH = 40.0  # an entry a task: a method in plain torch
-_COUNT = 4.0  # an entry a task: a histogram
+_LINEAR = 1.5  # an entry a task: read two models, subtract, scale, add in float64
+_KERNEL = 2.5  # an entry a task: a compiled kernel, on top of reading
+_TORCH = 15.0  # an entry a task: a method in plain torch
+_COUNT = 1.5  # an entry a task: a histogram
 _STATISTIC = 6.0  # an entry a task: any other fold
 _WRITE = 1.5  # an output byte: encode, hash, write
 _HASH = 0.5  # a byte whose fingerprint is not known yet
@@ -69,9 +69,19 @@ def _worker_bytes(work: Work, spec: TensorSpec, method: MergeMethod | None) -> f
 
 
 def _whole_bytes(work: Work) -> float:
-    """Methods that need whole tensors: the largest ones at once, one a worker."""
-    sizes = sorted((s.numel for s, m in work.tensors if m is not None and _is_whole(m)), reverse=True)
-    return sum(n * (4 * work.tasks * (1 + _WHOLE) + 16) for n in sizes[: work.threads])
+    """Methods that need whole tensors: those that workers hold at once, which lie near each other in the files."""
+    sizes = [s.numel if m is not None and _is_whole(m) else 0 for s, m in work.tensors]
+    most = 0
+    for i, size in enumerate(sizes):
+        # While one worker has tensor i, the others come as far as their share of the same work takes them.
+        reach, near = (work.threads - 1) * size, []
+        for later in sizes[i + 1 :]:
+            if reach < 0 or work.threads == 1:
+                break
+            near.append(later)
+            reach -= later
+        most = max(most, size + sum(sorted(near, reverse=True)[: work.threads - 1]))
+    return most * (4 * work.tasks * (1 + _WHOLE) + 12)
 
 
 def _is_whole(method: MergeMethod) -> bool:

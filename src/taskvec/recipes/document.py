@@ -21,7 +21,9 @@ _NUMBER = re.compile(r"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "~": None, "": None}
 _MOST = 100_000  # nodes, counting each use of an anchor
 _LARGEST = 10_000_000  # bytes of a file
-_TEXT = "tag:yaml.org,2002:str"
+_STANDARD = "tag:yaml.org,2002:"
+_TEXT = f"{_STANDARD}str"
+_TAGS = ("str", "seq", "map", "int", "float", "bool", "null", "timestamp", "value", "merge")
 
 
 @final
@@ -133,13 +135,11 @@ class _Reader:
         return table
 
     def _scalar(self, node: Any, where: Where) -> Any:
-        if node.style is not None or node.tag.startswith("!"):
-            self._check_tag(node, where)
-            return node.value
-        return scalar_of(node.value)
+        self._check_tag(node, where)
+        return scalar_of(node.value) if node.style is None else node.value
 
     def _check_tag(self, node: Any, where: Where) -> None:
-        if not node.tag.startswith("tag:yaml.org,2002:"):
+        if node.tag.removeprefix(_STANDARD) not in _TAGS:
             raise self._refusal(self.values[where], f"the tag '{node.tag}' means nothing here", "leave it out.")
 
     def _refusal(self, mark: tuple[int, int], what: str, fix: str | None = None) -> ParameterError:
@@ -170,16 +170,16 @@ def to_text(data: Mapping[str, Any]) -> str:
             return True
 
     def word(dumper: Any, text: str) -> Any:
-        plain = isinstance(scalar_of(text), str)
-        return dumper.represent_scalar(_TEXT, text, style=None if plain else "'")
+        style = None if isinstance(scalar_of(text), str) else "'"
+        return dumper.represent_scalar(_TEXT, text, style=style if text.isprintable() else '"')
 
     def flat(dumper: Any, items: list[Any]) -> Any:
         inline = all(not isinstance(i, dict | list) for i in items)
-        return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=inline)
+        return dumper.represent_sequence(f"{_STANDARD}seq", items, flow_style=inline)
 
     Dumper.add_representer(str, word)
     Dumper.add_representer(list, flat)
-    text: str = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10**9)
     return text
 
 
