@@ -1,4 +1,4 @@
-"""`taskvec plan` against measured runs: peak anonymous memory and time of a linear, an element-wise, a whole-tensor merge.
+"""`taskvec plan` against measured runs: peak memory and time of a linear, an element-wise and a whole-tensor merge.
 
 python benchmarks/plan_accuracy.py --layers 2      # a quick run; default: 22 layers, 1.1 B parameters
 """

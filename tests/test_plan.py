@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from merge_cases import MODELS, model_folders
 
 import taskvec as tv
+from merge_cases import MODELS, model_folders
 from taskvec.errors import DestinationError, ParameterError, SchemaError
 from taskvec.methods import _method
 from taskvec.recipes import Plan, Recipe, costs
@@ -184,7 +184,7 @@ def test_destinations_that_would_fail_are_refused(models: Path, tmp_path: Path, 
     with pytest.raises(DestinationError, match="exists already"):
         given.plan(tmp_path / "there")
     assert given.plan(tmp_path / "there", force=True)
-    with pytest.raises(DestinationError, match="the folder '.*nowhere' does not exist"):
+    with pytest.raises(DestinationError, match=r"the folder '.*nowhere' does not exist"):
         given.plan(tmp_path / "nowhere" / "out")
     with pytest.raises(ParameterError, match="names a single file, and the base is a folder"):
         given.plan(tmp_path / "out.safetensors")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from merge_cases import MODELS, model_folders, tensors_of
 
 import taskvec as tv
+from merge_cases import MODELS, model_folders, tensors_of
 from taskvec.errors import FormatError, ParameterError, SchemaError, SpaceError
 from taskvec.methods._parameters import PerTensor
 from taskvec.recipes import Document, Reader, Recipe, values
@@ -396,7 +396,7 @@ def test_an_anchor_that_grows_without_end_is_refused() -> None:
     lines += [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdef", "bcdefg", strict=True)]
     with pytest.raises(ParameterError, match="more than 100,000 values"):
         Document.parse("\n".join(lines), "it")
-    with pytest.raises(ParameterError, match="more than 100,000 values|nested too deeply"):
+    with pytest.raises(ParameterError, match=r"more than 100,000 values|nested too deeply"):
         Document.parse("a: &a [*a]", "it")
 
 

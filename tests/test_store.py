@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from vector_cases import checkpoints, normal, pair, same_bits
 
 import taskvec as tv
 from taskvec import errors
 from taskvec.ops.hashing import hash_of
 from taskvec.store.files import INCOMING
 from taskvec.store.manifest import encoded, read_manifest
+from vector_cases import checkpoints, factored, normal, pair, same_bits
 
 LIBRARY = "library"
 
@@ -75,7 +75,7 @@ def test_a_store_is_a_mapping_in_the_order_of_addition(store: tv.Store) -> None:
 def test_equal_names_give_one_leaf_so_that_sums_cancel(store: tv.Store) -> None:
     store.add("a", vector(1))
     store.add("b", vector(2))
-    assert ((store["a"] + store["b"]) - store["b"]).terms == store["a"].terms
+    assert ((store["a"] + store["b"]) - store["b"]).single() is store["a"].single()
 
 
 def test_a_replaced_vector_keeps_its_place_and_the_old_file_goes(store: tv.Store) -> None:
@@ -114,9 +114,11 @@ def test_a_removed_vector_leaves_no_file(store: tv.Store) -> None:
 
 @pytest.mark.parametrize("codec", tv.codecs.names())
 def test_every_codec_can_be_stored(store: tv.Store, codec: str) -> None:
-    store.add(codec, vector(1), codec=codec)
+    wanted = factored({"a.weight": (6, 5)}) if codec == "lora" else vector(1)
+    store.add(codec, wanted, codec=codec)
     assert store.verify().ok
-    assert store[codec].names() == ["a.weight", "b"]
+    assert store[codec].names() == wanted.names()
+    assert torch.allclose(store[codec]["a.weight"], wanted["a.weight"], rtol=0, atol=0.02 if codec != "sparse" else 1)
 
 
 def test_size_counts_every_byte_and_compares_with_dense_storage(store: tv.Store) -> None:
@@ -157,7 +159,7 @@ def test_importing_the_store_loads_neither_torch_nor_numpy() -> None:
 # --- names ---------------------------------------------------------------------------------------------------------
 
 NAMES = ["Math", "math", "MATH", "é", "e\u0301", "数学 α", "../../etc/passwd", "a/b", ".", "..", ".hidden", "con", " ",
-         "a%2fb", "x" * 400, "x" * 401, "0" * 32, '"hash":"', "a~b", "name\\with\\backslash", "vectors", "*?|<>:"]  # fmt: skip
+         "a%2fb", "x" * 400, "x" * 401, "0" * 32, '"hash":"', "a~b", "c\\d", "vectors", "*?|<>:"]  # fmt: skip
 
 
 def test_any_printable_name_is_legal_and_has_a_file_of_its_own(store: tv.Store) -> None:
@@ -290,7 +292,7 @@ def test_a_bad_option_leaves_nothing(store: tv.Store, options: dict[str, object]
 
 
 def test_nan_in_an_input_leaves_nothing(store: tv.Store) -> None:
-    base, tuned = small(1)
+    _, tuned = small(1)
     bad = {n: tuned[n] for n in tuned.names()}
     bad["a.weight"][2, 2] = float("nan")
     with pytest.raises(errors.NonFiniteError, match=r"tensor 'a\.weight' has NaN or Inf"):
@@ -331,10 +333,10 @@ def corrupt(path: Path, at: int) -> None:
 @pytest.mark.parametrize("codec", tv.codecs.names())
 def test_a_flipped_byte_anywhere_is_found_and_never_returned_as_numbers(tmp_path: Path, codec: str) -> None:
     store = tv.Store.create(tmp_path / LIBRARY, base=small()[0])
-    store.add("a", vector(1), codec=codec)
+    store.add("a", factored({"a.weight": (6, 5)}) if codec == "lora" else vector(1), codec=codec)
     (path,) = (store.path / "vectors").iterdir()
     whole = path.read_bytes()
-    for at in [*range(0, 64), *random.Random(codec).sample(range(64, len(whole)), 150), len(whole) - 1]:
+    for at in [*range(0, 64), *random.Random(codec).sample(range(64, len(whole)), 80), len(whole) - 1]:
         corrupt(path, at)
         check = store.verify()
         assert not check.ok, at
@@ -369,7 +371,7 @@ def test_a_missing_a_truncated_and_a_swapped_file_are_store_errors(store: tv.Sto
     mine, theirs = a.read_bytes(), b.read_bytes()
     assert len(mine) == len(theirs)
     a.write_bytes(theirs)
-    with pytest.raises(errors.StoreError, match="vector 'a': .* is damaged or another file"):
+    with pytest.raises(errors.StoreError, match=r"vector 'a': .* is damaged or another file"):
         store["a"]
     a.write_bytes(mine[:-1])
     with pytest.raises(errors.StoreError, match=rf"has {len(mine) - 1:,} bytes and should have {len(mine):,}"):
@@ -412,7 +414,7 @@ def test_a_link_in_place_of_a_part_of_a_store_is_refused(store: tv.Store, tmp_pa
     part.rename(tmp_path / "elsewhere") if part.exists() else (tmp_path / "elsewhere").touch()
     part.symlink_to(tmp_path / "elsewhere")
     before = (tmp_path / "elsewhere").stat()
-    with pytest.raises(errors.StoreError, match="symbolic link|not a file of its own"):
+    with pytest.raises(errors.StoreError, match=r"symbolic link|not a file of its own"):
         tv.Store.open(store.path).add("b", vector(2))
     assert (tmp_path / "elsewhere").stat().st_size == before.st_size
 
@@ -484,9 +486,7 @@ def test_the_rewritten_manifest_of_those_tests_is_otherwise_valid(store: tv.Stor
     assert tv.Store.open(store.path).verify().ok
 
 
-def test_a_vector_with_an_unprintable_name_or_of_another_base_is_refused_when_read(
-    store: tv.Store, tmp_path: Path
-) -> None:
+def test_an_unprintable_name_or_another_base_is_refused_when_read(store: tv.Store, tmp_path: Path) -> None:
     base = other_base(store)
     other = tv.Store.create(tmp_path / "other", base=base)
     other.add("a", small(1)[1] - base)
@@ -544,6 +544,13 @@ def mutations(text: bytes, seed: int, count: int) -> Iterator[bytes]:
         yield bytes(data)
 
 
+def resealed(text: bytes, digest: bytes) -> bytes:
+    """The text with the hash of itself, which a stranger can compute as well as we can."""
+    blank = text.replace(digest, b"0" * 32)
+    place = b'"hash":"%s","taskvec_store"'
+    return blank.replace(place % (b"0" * 32), place % hash_of(blank).encode())
+
+
 @pytest.mark.parametrize("sealed", [False, True])
 def test_no_damage_to_a_manifest_does_more_than_raise_our_own_error(store: tv.Store, sealed: bool) -> None:
     store.add("a", vector(1))
@@ -552,33 +559,23 @@ def test_no_damage_to_a_manifest_does_more_than_raise_our_own_error(store: tv.St
     digest = json.loads(whole)["hash"].encode()
     accepted = 0
     for data in mutations(whole, 7, 6000):
-        if sealed:  # a stranger can seal anything
-            blank = data.replace(digest, b"0" * 32)
-            data = blank.replace(
-                b'"hash":"' + b"0" * 32 + b'","taskvec', b'"hash":"' + hash_of(blank).encode() + b'","taskvec'
-            )
         try:
-            manifest = read_manifest(store.path, data)
+            manifest = read_manifest(store.path, resealed(data, digest) if sealed else data)
         except errors.StoreError:
             continue
         accepted += 1
         assert sealed or data == whole
-        assert all(
-            e.file.startswith("vectors/") and ".." not in e.file.replace("..", ".") for e in manifest.vectors.values()
-        )
+        assert all(e.file.startswith("vectors/") and e.file.count("/") == 1 for e in manifest.vectors.values())
         manifest.text()
-    assert accepted > 0 if sealed else accepted == 0
+    assert accepted > 0 or not sealed
 
 
 def test_an_unsealed_flip_of_any_byte_of_the_manifest_is_found(store: tv.Store) -> None:
     store.add("a", vector(1))
-    path = store.path / "manifest.json"
-    whole = path.read_bytes()
+    whole = (store.path / "manifest.json").read_bytes()
     for at in range(len(whole)):
-        corrupt(path, at)
         with pytest.raises(errors.StoreError):
-            read_manifest(store.path, path.read_bytes())
-        path.write_bytes(whole)
+            read_manifest(store.path, whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
 
 
 # --- leftovers -------------------------------------------------------------------------------------------------------
@@ -643,7 +640,7 @@ def test_processes_that_add_different_names_lose_nothing(store: tv.Store) -> Non
     jobs = [[f"{who}{i}" for i in range(12)] for who in "xyz"]
     rows = race(store, jobs)
     assert all(what == "added" for _, _, what in rows)
-    assert sorted(store.names()) == sorted(sum(jobs, []))
+    assert sorted(store.names()) == sorted(name for names in jobs for name in names)
     assert [n for n in store.names() if n[0] == "x"] == jobs[0]
     assert store.verify().ok
     assert store.verify().leftovers == ()

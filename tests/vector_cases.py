@@ -16,6 +16,8 @@ if "TASKVEC_CACHE" not in os.environ:  # never the user's own cache
     atexit.register(shutil.rmtree, os.environ["TASKVEC_CACHE"], ignore_errors=True)
 
 import taskvec as tv
+from taskvec.checkpoint.source import MemorySource, TensorSpec
+from taskvec.lora import LoraDelta, Pair, Part
 from taskvec.ops.dtypes import DTYPES
 
 FLOATS = ("F64", "F32", "BF16", "F16", "F8_E5M2", "F8_E4M3")
@@ -70,6 +72,19 @@ def checkpoints(code: str = "F32") -> tuple[tv.Checkpoint, tv.Checkpoint]:
     """(base, tuned) in memory."""
     base, tuned = pair(code=code)
     return tv.Checkpoint.from_tensors(base), tv.Checkpoint.from_tensors(tuned)
+
+
+def factored(
+    shapes: Mapping[str, tuple[int, int]], *, rank: int = 2, seed: int = 9, scale: float = 2.0
+) -> tv.TaskVector:
+    """A vector as a LoRA adapter gives it: two thin bf16 factors for each matrix, no base recorded."""
+    tensors: Tensors = {}
+    parts = {}
+    for name, (m, k) in shapes.items():
+        tensors[f"{name}.a"] = normal(rank, k, seed=seed, scale=0.1).bfloat16()
+        tensors[f"{name}.b"] = normal(m, rank, seed=seed + 1, scale=0.1).bfloat16()
+        parts[name] = Part(TensorSpec((m, k), DTYPES["F32"]), Pair(f"{name}.a", f"{name}.b", scale, False))
+    return tv.TaskVector(((1.0, LoraDelta(MemorySource(tensors), parts, None)),))
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -16,7 +16,6 @@ from taskvec import codecs as codecs
 from taskvec import edited as _edited  # noqa: F401  # fills the operators of Checkpoint
 from taskvec.checkpoint.checkpoint import Checkpoint as Checkpoint
 from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVector.open and .save
-from taskvec.store import Store as Store
 from taskvec.vector import TaskVector as TaskVector
 
 if TYPE_CHECKING:
@@ -24,11 +23,17 @@ if TYPE_CHECKING:
     from taskvec.engine.merge import merge as merge
     from taskvec.recipes.plan import Plan as Plan
     from taskvec.recipes.recipe import Recipe as Recipe
+    from taskvec.store import Store as Store
 
 __version__ = "0.1.0.dev0"
 
-# Public names whose modules import torch or transformers: loaded at first use.
-_LAZY = {"merge": "taskvec.engine.merge", "Recipe": "taskvec.recipes.recipe", "Plan": "taskvec.recipes.plan"}
+# Public names whose modules import torch or transformers, or are not needed by everyone: loaded at first use.
+_LAZY = {
+    "Plan": "taskvec.recipes.plan",
+    "Recipe": "taskvec.recipes.recipe",
+    "Store": "taskvec.store",
+    "merge": "taskvec.engine.merge",
+}
 _LAZY_ROOMS = ("methods",)
 
 

@@ -7,10 +7,12 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from taskvec.errors import DestinationError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CLOSED = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -51,6 +53,8 @@ def try_lock(path: Path) -> FileLock | None:
 
     The holder may remove the folder with the lock in it, so what was locked is compared with what lies there now.
     """
+    from filelock import FileLock, Timeout
+
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from taskvec.cli._failures import guarded
+from taskvec.cli._help import light_help_option
 
 # The order in which help lists them; what is not here comes after, by name.
 _ORDER = (
@@ -44,6 +45,10 @@ class Verbs(TyperGroup):
         command.name = cmd_name
         return command
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """See the base class."""
+        return light_help_option(TyperGroup.get_help_option(self, ctx))
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """See the base class, which suggests from `commands` when a name is unknown."""
         commands: Any = dict.fromkeys(verbs())
@@ -57,6 +62,7 @@ class Verbs(TyperGroup):
 
 app = typer.Typer(
     cls=Verbs,
+    add_completion=False,  # its options, not given, would be None: see `_help`
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

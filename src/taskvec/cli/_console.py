@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,17 +47,18 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 def size(nbytes: float) -> str:
     """Bytes for people, in powers of 1000 as disks and hubs count: "90.9 MB"."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if nbytes < 999.5:
-            return f"{nbytes:,.0f} {unit}" if unit == "bytes" or nbytes >= 99.95 else f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:,.3g} TB"
+    return _scaled(nbytes, (" bytes", " kB", " MB", " GB", " TB"))
 
 
 def magnitude(number: float) -> str:
-    """A count for people: "22.6 M", "1.1 B"."""
-    for unit in ("", " k", " M"):
-        if number < 999.5:
-            return f"{number:.3g}{unit}" if unit else f"{number:,.0f}"
-        number /= 1000
-    return f"{number:,.3g} B"
+    """A count for people: "22.7 M", "1.10 B"."""
+    return _scaled(number, ("", " k", " M", " B", " T"))
+
+
+def _scaled(number: float, units: Sequence[str]) -> str:
+    """Three digits and a unit."""
+    step = 0
+    while number >= 999.5 and step < len(units) - 1:
+        number, step = number / 1000, step + 1
+    digits = 0 if step == 0 or number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{number:,.{digits}f}{units[step]}"

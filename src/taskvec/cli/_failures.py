@@ -19,11 +19,12 @@ import typer
 
 from taskvec.cli._console import say
 from taskvec.cli._interrupt import Interrupted
-from taskvec.errors import ParameterError, TaskVecError
+from taskvec.errors import ExpressionError, ParameterError, TaskVecError
 
 _SYSTEM = {
     errno.ENOSPC: "free some space and run the same command again: it goes on where it stopped.",
     errno.EDQUOT: "free some of your quota and run the same command again: it goes on where it stopped.",
+    errno.EFBIG: "choose a disk, or a limit, that holds larger files.",
     errno.EIO: "check the disk, then run the same command again: it goes on where it stopped.",
     errno.EACCES: "check the permissions, or choose another path.",
     errno.EPERM: "check the permissions, or choose another path.",
@@ -32,6 +33,12 @@ _SYSTEM = {
     errno.ENOTDIR: "check the path.",
     errno.EISDIR: "check the path.",
     errno.EMFILE: "raise the limit of open files (ulimit -n).",
+}
+
+# What to do about a refusal that does not say it itself.
+_FIXES = {
+    ParameterError: "give another value.",
+    ExpressionError: "correct the expression there.",
 }
 
 
@@ -46,7 +53,7 @@ def guarded(run: Callable[[], Any]) -> Any:
         raise typer.Exit(130) from None
     except TaskVecError as error:
         _debug()
-        report(error.fact, error.fix or ("give another value." if isinstance(error, ParameterError) else None))
+        report(error.fact, error.fix or next((fix for kind, fix in _FIXES.items() if isinstance(error, kind)), None))
         raise typer.Exit(1) from None
     except BrokenPipeError:
         # What is still buffered would fail again when the interpreter flushes it.

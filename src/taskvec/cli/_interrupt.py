@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import final
 
@@ -14,13 +15,17 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, what: str, kept: Path | None, done: int, total: int) -> None:
         self.what, self.kept, self.done, self.total = what, kept, done, total
-        self.reported = False
+        self._told = False
+        self._telling = threading.Lock()
 
     def tell(self) -> None:
-        """Print what was kept and how to go on, once."""
-        if self.reported:
-            return
-        self.reported = True
+        """Print what was kept and how to go on, once; when another thread is at it, wait until it is printed."""
+        with self._telling:
+            if not self._told:
+                self._tell()
+            self._told = True
+
+    def _tell(self) -> None:
         if self.kept is None:
             say("Interrupted.", "", style="bold yellow")
         elif not self.kept.exists():

@@ -54,7 +54,8 @@ def vector_of(text: str, base: Checkpoint) -> TaskVector:
     Raises:
         FormatError: no such path. SchemaError: it does not fit the base.
     """
-    from taskvec import Checkpoint, TaskVector
+    from taskvec.checkpoint.checkpoint import Checkpoint
+    from taskvec.vector import TaskVector
 
     kind, path = what_is(text)
     if kind == "checkpoint":

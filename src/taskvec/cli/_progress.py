@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from taskvec.checkpoint.checkpoint import Checkpoint
 
 _DELAY = 1.0  # seconds: what is done by then needs no bar
-_PATIENCE = 0.5  # seconds that workers get, after Ctrl-C, to finish their chunk
+_PATIENCE = 0.3  # seconds that workers get, after Ctrl-C, to finish their chunk
 
 
 @final

@@ -30,7 +30,7 @@ def summary_of(text: str) -> dict[str, Any]:
 
 def checkpoint_summary(text: str) -> dict[str, Any]:
     """Files, tensors, parameters, bytes, dtypes, ties, roles, largest tensors and, if cached, the fingerprint."""
-    from taskvec import Checkpoint
+    from taskvec.checkpoint.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(text)
     layout = checkpoint.layout()

@@ -51,7 +51,7 @@ def checkpoint_parts(table: dict[str, Any]) -> list[Any]:
     on_disk = f"{len(files)} files" if len(files) != 1 else files[0]["name"]
     dtypes = table["dtypes"].items()
     mixed = ", ".join(f"{code} {size(c['bytes'])} in {counted(c['tensors'], 'tensor')}" for code, c in dtypes)
-    roles = ", ".join(f"{counted(c['tensors'], role, _PLURAL[role])}" for role, c in table["roles"].items())
+    roles = ", ".join(f"{counted(c['tensors'], *_ROLES[role])}" for role, c in table["roles"].items())
     ties = "\n".join(f"{alias} = {kept}" for alias, kept in table["ties"].items())
     return [
         heading("checkpoint", table["path"]),
@@ -74,7 +74,7 @@ def checkpoint_parts(table: dict[str, Any]) -> list[Any]:
     ]
 
 
-_PLURAL = {"matrix": "matrices", "other": "other", "skip": "not moving"}
+_ROLES = {"matrix": ("matrix", "matrices"), "other": ("other", "other"), "skip": ("not moving", "not moving")}
 
 
 def recipe_text(recipe: Any) -> str | None:
@@ -183,7 +183,7 @@ def applied_parts(table: dict[str, Any]) -> list[Any]:
         heading("wrote", table["path"]),
         rows(
             [
-                ("model", f"base + {table['expression']}".replace("+ -", "- ")),
+                ("model", recipe_text(table["recipe"])),
                 ("coefficients", coefficients),
                 ("tensors", f"{table['tensors']:,}, {magnitude(table['parameters'])} parameters"),
                 ("bytes", f"{size(table['bytes'])} in {counted(len(table['files']), 'file')}"),

@@ -12,8 +12,9 @@ from taskvec.cli import _options as options
 from taskvec.cli._expression_argument import ExpressionCommand
 
 if TYPE_CHECKING:
-    from taskvec import Checkpoint, TaskVector
+    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.expression import Expression
+    from taskvec.vector import TaskVector
 
 app = typer.Typer(add_completion=False)
 
@@ -48,7 +49,7 @@ def apply(
 
     Names are looked up in --vectors, then in --store; `math.tv.safetensors` in backticks is a file.
     """
-    from taskvec import Checkpoint
+    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.cli._progress import Working, partial_of
     from taskvec.expression import evaluate, parse
 
@@ -74,9 +75,9 @@ def apply(
 
 def _lookup(base: Checkpoint, paths: Mapping[str, str], library: str | None) -> Callable[[str], TaskVector]:
     """Names are those of --vectors, then of the store, then files."""
-    from taskvec import TaskVector
     from taskvec.cli._kinds import vector_of
     from taskvec.errors import UnknownName
+    from taskvec.vector import TaskVector
 
     store = _open(library) if library is not None else None
     stored = store.names() if store is not None else []
@@ -100,7 +101,7 @@ def _lookup(base: Checkpoint, paths: Mapping[str, str], library: str | None) -> 
 
 
 def _open(library: str) -> Any:
-    from taskvec import Store
+    from taskvec.store import Store
 
     return Store.open(library)
 

@@ -30,7 +30,7 @@ def extract(
     as_json: options.Json = False,
 ) -> None:
     """Write the task vector TUNED - BASE to a file; by default it restores TUNED bit for bit."""
-    from taskvec import Checkpoint
+    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.cli._kinds import vector_of
     from taskvec.cli._progress import Working, partial_of
 

@@ -25,7 +25,7 @@ def info(
 
     table = summary_of(path)
     if fingerprint and table["kind"] == "checkpoint":
-        from taskvec import Checkpoint
+        from taskvec.checkpoint.checkpoint import Checkpoint
         from taskvec.cli._progress import hash_all
 
         table["fingerprint"] = hash_all(Checkpoint.open(path), quiet=quiet or as_json)

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from taskvec.cli import _options as options
+from taskvec.cli._help import LightGroup
 
 if TYPE_CHECKING:
-    from taskvec import Checkpoint
+    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.store import Store, StoreCheck
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Keep task vectors of one base in a folder.")
+app = typer.Typer(
+    cls=LightGroup, add_completion=False, no_args_is_help=True, help="Keep task vectors of one base in a folder."
+)
 
 Library = Annotated[Path, typer.Argument(metavar="LIBRARY", help="The store's folder.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The vector's name.")]
@@ -28,7 +31,7 @@ def create(
     as_json: options.Json = False,
 ) -> None:
     """Make an empty store for vectors of BASE, which is read once."""
-    from taskvec import Checkpoint
+    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.cli._progress import hash_all
     from taskvec.store import Store
 
@@ -75,15 +78,17 @@ def add(
             progress=working,
             **parameters,
         )
-    _show(library, quiet=quiet, as_json=as_json, only=name)
+    if as_json or not quiet:
+        _show_vector(library, name, as_json=as_json)
 
 
 def _open_for(library: Path, vector: str, base: str | None) -> tuple[Store, Any]:
     """The store, and what is to be added to it."""
-    from taskvec import Checkpoint, TaskVector
+    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.cli._kinds import vector_of, what_is
     from taskvec.errors import ParameterError
     from taskvec.store import Store
+    from taskvec.vector import TaskVector
 
     point: Checkpoint | None = Checkpoint.open(base) if base is not None else None
     store = Store.open(library, base=point)
@@ -109,18 +114,10 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Say what is in the store, or in one of its vectors."""
-    from taskvec.cli import _tables as tables
-    from taskvec.cli._console import show, show_json
-    from taskvec.cli._summaries import stored_summary
-
     if name is None:
         _show(library, quiet=False, as_json=as_json)
-        return
-    table = stored_summary(library, name)
-    if as_json:
-        show_json(table)
     else:
-        show(*tables.vector_parts(table))
+        _show_vector(library, name, as_json=as_json, largest=True)
 
 
 @app.command()
@@ -163,14 +160,24 @@ def _show_check(library: Path, check: StoreCheck) -> None:
         say("Fix: ", f"add {names} again with --force, or remove it.", style="bold green")
 
 
-def _show(library: Path, *, quiet: bool, as_json: bool, only: str | None = None) -> None:
+def _show_vector(library: Path, name: str, *, as_json: bool, largest: bool = False) -> None:
+    from taskvec.cli import _tables as tables
+    from taskvec.cli._console import show, show_json
+    from taskvec.cli._summaries import stored_summary
+
+    table = stored_summary(library, name)
+    if as_json:
+        show_json(table)
+    else:
+        show(*tables.vector_parts(table)[: None if largest else 2])
+
+
+def _show(library: Path, *, quiet: bool, as_json: bool) -> None:
     from taskvec.cli import _tables as tables
     from taskvec.cli._console import show, show_json
     from taskvec.cli._summaries import store_summary
 
     table = store_summary(library)
-    if only is not None:
-        table["vectors"] = [v for v in table["vectors"] if v["name"] == only]
     if as_json:
         show_json(table)
     elif not quiet:

@@ -42,8 +42,8 @@ class FilePart(PartReader):
             self.parts = {str(role): (str(key), str(digest)) for role, (key, digest) in entry["parts"].items()}
             self.exact = entry["exact"] is True
             self.error = float(entry.get("error", 0.0))
-            if not (self.spec.dtype.moves and math.isfinite(self.error)) or (self.exact and self.kind not in EXACT):
-                raise ValueError("a dtype that does not move, an error that is no number, or a false claim")
+            if not (self.spec.dtype.moves and math.isfinite(self.error)):
+                raise ValueError("a dtype that does not move, or an error that is not a number")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"the entry of tensor '{name}' in '{file.path}' is not valid.", _AGAIN) from error
         for role, (key, _) in self.parts.items():
@@ -199,9 +199,12 @@ class FileDelta(AbstractDelta):
         if name not in self._decoders:
             part = self.parts[name]
             try:
-                self._decoders[name] = get(part.kind).decoder(part)
+                kind = get(part.kind)
             except UnknownName as error:
                 raise FormatError(f"tensor '{name}' in '{self.path}' needs an unknown codec: {error.fact}") from error
+            if part.exact and part.kind not in EXACT:
+                raise FormatError(f"tensor '{name}' in '{self.path}' claims to be exact as '{part.kind}'.", _AGAIN)
+            self._decoders[name] = kind.decoder(part)
         return self._decoders[name]
 
     def verify(self) -> None:

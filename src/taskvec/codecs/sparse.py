@@ -26,6 +26,8 @@ from taskvec.ops.dtypes import DType, dtype_of
 from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from taskvec.ops.bits import Floats
 
 _STORED = ("F32", "BF16", "F16")
@@ -35,7 +37,7 @@ _STORED = ("F32", "BF16", "F16")
 @final
 @dataclass(frozen=True, slots=True)
 class Sparse(AbstractCodec):
-    """Keep the ceil(density · n) largest entries of a tensor of n, and all that equal the last of them.
+    """Keep the ceil(density · n) largest entries of a tensor of n; among equals, those that come first.
 
     `threshold` instead keeps every entry with |x| > threshold. Values are ranked and stored as float32 (`dtype`:
     bfloat16 or float16 to save two bytes an entry). Zeros are never stored.
@@ -88,7 +90,7 @@ class _Selecting(AbstractEncoder):
         self._settings, self._vector, self._name = settings, vector, name
         self._dtype = dtype_of(settings.dtype)
         self._error = RelativeError()
-        self._pattern = 0
+        self._pattern, self._ties = 0, 0  # the least magnitude kept, and how many entries of just that magnitude
 
     def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class: two passes for the threshold, one to count."""
@@ -99,15 +101,33 @@ class _Selecting(AbstractEncoder):
         if self._vector.is_zero(self._name) or spec.numel == 0:
             return {}
         if self._settings.density is None:
-            self._pattern = thresholds.pattern_of(self._settings.threshold or 0.0) + 1
+            self._pattern, wanted = thresholds.pattern_of(self._settings.threshold or 0.0) + 1, spec.numel
         else:
-            k = thresholds.kept(self._settings.density, spec.numel)
-            self._pattern = thresholds.kth_largest_pattern(lambda: blocks(self._vector, self._name, poll), k)
-        count = sum(thresholds.select(b, self._pattern)[0].size for b in blocks(self._vector, self._name, poll))
-        if not count:
+            wanted = thresholds.kept(self._settings.density, spec.numel)
+            self._pattern = thresholds.kth_largest_pattern(lambda: blocks(self._vector, self._name, poll), wanted)
+            self._pattern = max(self._pattern, 1)
+        above, reached = 0, 0
+        for block in blocks(self._vector, self._name, poll):
+            above += thresholds.select(block, self._pattern + 1)[0].size
+            reached += thresholds.select(block, self._pattern)[0].size
+        self._ties = min(wanted, reached) - above
+        if not reached:
             return {}
         self.kind = "sparse"
-        return _parts(spec, count, self._dtype)
+        return _parts(spec, above + self._ties, self._dtype)
+
+    def _select(self, values: Floats) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Positions and float32 values of the entries of a block that are kept; the first ones of equal magnitude."""
+        import numpy as np
+
+        from taskvec.ops.thresholds import select
+
+        where, picked = select(values, max(self._pattern, 1))
+        tied = np.abs(picked).view(np.uint32) == self._pattern
+        first = tied.cumsum() <= self._ties
+        self._ties -= min(int(tied.sum()), self._ties)
+        keep = ~tied | first
+        return where[keep], picked[keep]
 
     def emit(self, write: Write) -> None:
         """See the base class.
@@ -118,12 +138,11 @@ class _Selecting(AbstractEncoder):
         import numpy as np
 
         from taskvec.ops.bits import Block, decode, encode
-        from taskvec.ops.thresholds import select
 
         kind = position_kind(self._vector.specs[self._name].numel)
         start = 0
         for values in blocks(self._vector, self._name):
-            where, picked = select(values, max(self._pattern, 1))
+            where, picked = self._select(values)
             encoded = encode(picked.astype(np.float64), self._dtype)
             decoded = np.zeros(values.size)
             decoded[where] = decode(Block(encoded, self._dtype))

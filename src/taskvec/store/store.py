@@ -285,7 +285,7 @@ class Store(Mapping[str, TaskVector]):
         except OSError as error:
             raise StoreError(
                 f"'{self.path}' is not a store: its {NAME} cannot be read ({error.strerror}).",
-                "check the path, or make one with Store.create.",
+                "check the path, or create a store there.",
             ) from error
         return self._manifest[1]
 
@@ -315,7 +315,7 @@ class Store(Mapping[str, TaskVector]):
         found = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else [""]
         if set(found) - own or any((self.path / VECTORS).glob("*")):
             what = "is a store already" if NAME in found else "exists and is not an empty folder"
-            raise DestinationError(f"'{self.path}' {what}.", "choose another path, or open it with Store.open.")
+            raise DestinationError(f"'{self.path}' {what}.", "choose another path, or open the store that is there.")
 
     def __repr__(self) -> str:
         return f"<Store '{self.path}': {', '.join(self.names()) or 'empty'}>"
@@ -351,5 +351,5 @@ def _check_base(path: Path, record: BaseRecord, base: Checkpoint) -> None:
     raise SchemaError(
         f"{base.source.describe()} has the fingerprint {found}; the base of the store '{path}' ('{record.name}') has "
         f"{record.fingerprint} (tensor '{first}': {detail}).",
-        "open the store with its own base.",
+        "give the store its own base.",
     )
