@@ -109,7 +109,7 @@ def test_the_seed_and_the_dialect_are_recorded(models: Path, tmp_path: Path) -> 
     (term,) = json.loads(home.metadata["model.safetensors"]["taskvec_recipe"])["terms"]
     assert term["parameters"] == {"density": 0.5, "dialect": "mergekit", "seed": 5}
     assert "seed: 5" in (tmp_path / "out" / "README.md").read_text()
-    run(code, *arguments[:-1], "6", "-o", str(tmp_path / "other"), cwd=models)
+    run(code, *arguments[:-1], "7", "-o", str(tmp_path / "other"), cwd=models)
     one, other = (tv.Checkpoint.open(tmp_path / n)["lm_head.weight"] for n in ("out", "other"))
     assert not torch.equal(one, other)
 
@@ -123,6 +123,8 @@ def test_options_replace_what_a_recipe_says(models: Path, tmp_path: Path) -> Non
     assert plan["recipe"]["parameters"]["density"] == {"math": 0.5, "code": 0.25, "chat": 1}
     named = call("plan", models / "recipe.yml", "--base", models / "base").stdout
     assert str(models / "base") in named
+    assert "Error: ties has no parameter 'densty'." in refused("plan", models / "recipe.yml", "--set", "densty=1")
+    assert "Error: unknown dtype 'bf17'." in refused("plan", models / "recipe.yml", "--dtype", "bf17")
 
 
 # The same bytes
@@ -191,6 +193,12 @@ def test_another_layout_does_not_go_on_from_a_killed_merge(big: Path, tmp_path: 
 # Refusals
 
 
+@pytest.fixture
+def inside(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in the folder of the models."""
+    monkeypatch.chdir(models)
+
+
 @pytest.mark.parametrize(
     ("arguments", "cause", "fix"),
     [
@@ -207,16 +215,16 @@ def test_another_layout_does_not_go_on_from_a_killed_merge(big: Path, tmp_path: 
         (["nowhere.yml"], "the recipe 'nowhere.yml' cannot be read", "check the path"),
     ],
 )
-@pytest.mark.parametrize("verb", ["merge", "plan"])
+@pytest.mark.usefixtures("inside")
 def test_what_cannot_be_is_refused_before_anything_is_written(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, arguments: list[str], cause: str, fix: str
+    tmp_path: Path, arguments: list[str], cause: str, fix: str
 ) -> None:
     """Exit code 1, the cause, the fix; by `plan` as by `merge`."""
-    monkeypatch.chdir(models)
-    message = refused(verb, *arguments, "-o", tmp_path / "out")
-    assert cause in message
-    assert fix in message
-    assert list(tmp_path.iterdir()) == []
+    for verb in ("plan", "merge"):
+        message = refused(verb, *arguments, "-o", tmp_path / "out")
+        assert cause in message
+        assert fix in message
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from taskvec.vector import TaskVector
 if TYPE_CHECKING:
     from taskvec.recipes.recipe import Recipe
 
+_SHARED = ("dialect", "seed", "scale")  # fields of a recipe that some methods have as parameters
 Inputs = Mapping[str, TaskVector] | Mapping[str, Checkpoint]
 
 
@@ -71,12 +72,13 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
     given = _parameters(recipe, method, [n for n, s in donor.specs.items() if s.dtype.moves])
     bound = _bound(recipe, method, given)
     options = {"layout": layout, "threads": threads, **given}
+    scale = {"scale": recipe.scale} if "scale" not in given else {}
     if points:
         result = merge(method, inputs, base=None if method.base == "none" else sources.base, **options)
     else:
         base = cast("Checkpoint", sources.base)
         _check_bases(base, inputs)
-        result = base + merge(method, inputs, scale=recipe.scale, **options)
+        result = base + merge(method, inputs, **scale, **options)
     return Prepared(recipe, method, sources.base, inputs, layout, bound, dtype, result)
 
 
@@ -88,7 +90,7 @@ def _method(recipe: Recipe) -> MergeMethod:
     for i, name in enumerate(recipe.transforms):
         fix = "leave transforms out: none is registered."
         raise recipe.refusal(("transforms", i), f"no transform is named '{name}'", fix)
-    if recipe.scale is not None and method.space == "point":
+    if recipe.scale is not None and method.space == "point" and "scale" not in method.parameters:
         raise recipe.refusal(("scale",), f"{method.name} merges points, which have no scale", "leave scale out.")
     return method
 
@@ -146,7 +148,7 @@ def _parameters(recipe: Recipe, method: MergeMethod, names: Sequence[str]) -> di
         except Misfit as error:
             where = ("parameters", key, *error.where)
             raise recipe.refusal(where, f"{key}: {error.what}", error.fix) from error
-    for field in ("dialect", "seed"):
+    for field in _SHARED:
         _insert(recipe, method, field, given)
     return given
 
@@ -167,7 +169,7 @@ def _insert(recipe: Recipe, method: MergeMethod, field: str, given: dict[str, An
 def _bound(recipe: Recipe, method: MergeMethod, given: Mapping[str, Any]) -> Bound:
     tasks = list(recipe.inputs)
     for key, value in given.items():
-        where = (key,) if key in ("dialect", "seed") and key not in recipe.parameters else ("parameters", key)
+        where = (key,) if key in _SHARED and key not in recipe.parameters else ("parameters", key)
         try:
             method.parameters[key].resolve(method.name, value, tasks)
         except ParameterError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -34,9 +34,16 @@ class Marks:
     label: str
     values: Mapping[Where, tuple[int, int]]
     keys: Mapping[Where, tuple[int, int]]
+    foreign: frozenset[Where] = frozenset()  # what did not come from this text
+
+    def without(self, *wheres: Where) -> Marks:
+        """The same marks for a document of which these parts were replaced."""
+        return replace(self, foreign=self.foreign | set(wheres))
 
     def at(self, where: Where, *, key: bool = False) -> str:
         """The words "'recipe.yml', line 3, column 5: " of the value or key at `where`, or of what is around it."""
+        if any(where[:n] in self.foreign for n in range(1, len(where) + 1)):
+            return ""
         while where and where not in self.values:
             where = where[:-1]
         line, column = (self.keys if key and where in self.keys else self.values).get(where, (1, 1))

@@ -151,7 +151,11 @@ class Recipe(BaseModel):
             ParameterError: see `of`.
         """
         given = {f: getattr(self, f) for f in type(self).model_fields} | fields
-        return type(self).from_data(given, marks=self._marks, folder=self._folder)
+        before, now = self.to_dict().get("parameters", {}), fields.get("parameters", {})
+        foreign: list[Where] = [(f,) for f in fields if f != "parameters"]
+        foreign += [("parameters", k) for k, v in now.items() if before.get(k) != v]
+        marks = self._marks.without(*foreign) if self._marks is not None else None
+        return type(self).from_data(given, marks=marks, folder=self._folder)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that say something, as plain data."""
