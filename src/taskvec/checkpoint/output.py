@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.checkpoint.staging import Staging
+from taskvec.checkpoint.written import Written
 from taskvec.errors import TaskVecError
-from taskvec.ops.dtypes import dtype_of
 from taskvec.ops.hashing import Hasher, hash_of
 
 if TYPE_CHECKING:
@@ -46,18 +46,6 @@ class Part:
 
     key: str
     spec: TensorSpec
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A part that is on the disk: where it lies in the data of its file, and the hash of its bytes."""
-
-    key: str
-    spec: TensorSpec
-    begin: int
-    end: int
-    hash: str
 
 
 class Unit(abc.ABC):
@@ -285,16 +273,6 @@ def _write_all(handle: int, data: memoryview, at: int) -> None:
     while data:
         done = os.pwrite(handle, data, at)
         data, at = data[done:], at + done
-
-
-def written_to_json(parts: Sequence[Written]) -> list[list[Any]]:
-    """Parts as plain data, for the journal."""
-    return [[w.key, w.spec.dtype.code, list(w.spec.shape), w.begin, w.end, w.hash] for w in parts]
-
-
-def written_from_json(rows: Sequence[Sequence[Any]]) -> list[Written]:
-    """The inverse of `written_to_json`."""
-    return [Written(k, TensorSpec(tuple(shape), dtype_of(code)), b, e, h) for k, code, shape, b, e, h in rows]
 
 
 def plan_hash(files: Sequence[OutputFile], inputs: object) -> str:

@@ -18,13 +18,13 @@ from taskvec.checkpoint.output import (
     Poll,
     Progress,
     Unit,
-    Written,
     header_bytes,
     never,
     plan_hash,
 )
 from taskvec.checkpoint.source import AbstractSource, Home, units
 from taskvec.checkpoint.staging import Staging
+from taskvec.checkpoint.written import Written
 from taskvec.errors import DestinationError, ParameterError
 
 if TYPE_CHECKING:

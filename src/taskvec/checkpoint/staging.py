@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.durable import disk_error, fsync, try_lock, writing
+from taskvec.checkpoint.written import Written, written_from_json, written_to_json
 from taskvec.errors import DestinationError, TaskVecError
 from taskvec.ops.hashing import hash_of
 
 if TYPE_CHECKING:
     from filelock import FileLock
-
-    from taskvec.checkpoint.output import Written
 
 
 @final
@@ -130,8 +129,6 @@ class Staging:
 
     def record(self, file: str, unit: str, parts: Sequence[Written], note: Any) -> None:
         """Note a finished unit (its data are written, though perhaps not yet on the disk: hence the hashes)."""
-        from taskvec.checkpoint.output import written_to_json
-
         line = _line({"file": file, "unit": unit, "parts": written_to_json(parts), "note": note})
         with self._guard:
             self._journal.write(line)
@@ -205,8 +202,6 @@ def _journal_lines(path: Path) -> list[Any]:
 
 
 def _finished_units(lines: Sequence[Any]) -> dict[tuple[str, str], tuple[list[Written], Any]]:
-    from taskvec.checkpoint.output import written_from_json
-
     return {(line["file"], line["unit"]): (written_from_json(line["parts"]), line["note"]) for line in lines}
 
 

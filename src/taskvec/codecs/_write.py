@@ -16,7 +16,6 @@ from taskvec.checkpoint.output import (
     Poll,
     Progress,
     Unit,
-    Written,
     header_bytes,
     never,
     plan_hash,
@@ -24,6 +23,7 @@ from taskvec.checkpoint.output import (
 from taskvec.checkpoint.save import parse_size, worker_count
 from taskvec.checkpoint.source import TensorSpec, units
 from taskvec.checkpoint.staging import Staging
+from taskvec.checkpoint.written import Written
 from taskvec.codecs._codec import AbstractCodec, AbstractEncoder, Write, make
 from taskvec.codecs._file import FORMAT, FileDelta, FilePart
 from taskvec.errors import SchemaError
