@@ -15,8 +15,8 @@ from taskvec.delta import BLOCK
 from taskvec.engine.folding import _RUN
 from taskvec.methods._method import Fold, MergeMethod
 
-_START = 205e6  # bytes: the interpreter with torch, NumPy and the compiled kernels
-_THREAD = 6e6  # bytes a worker, whatever it does
+_START = 210e6  # bytes: the interpreter with torch, NumPy and the compiled kernels
+_THREAD = 8e6  # bytes a worker, whatever it does
 _TEMPORARIES = 6  # arrays like its stack that a method in plain torch holds at once
 _WHOLE = 1  # the same for a method that needs a whole tensor, beside the stack
 _COUNTS = 1 << 16  # bins of a histogram

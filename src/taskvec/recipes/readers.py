@@ -1,17 +1,21 @@
 """Formats of recipes: a reader turns a YAML document into a `Recipe`; the first whose keys it shows reads it.
 
-A second format registers itself with `register`; a file that none recognizes is read as ours, and refused with ours.
+A second format registers itself with `register`; a file that none recognizes is read, and refused, as ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from taskvec.errors import ParameterError
 from taskvec.recipes.document import Document
-from taskvec.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from taskvec.recipes.recipe import Recipe
+
+OWN = "taskvec"  # the name of our own format, which recipe.py registers
 
 
 @final
@@ -24,13 +28,7 @@ class Reader:
     read: Callable[[Document], Recipe]
 
 
-def read_own(document: Document) -> Recipe:
-    """Our own YAML: the fields of a `Recipe`."""
-    return Recipe.from_data(document.data, marks=document.marks, folder=document.folder)
-
-
-OWN = Reader("taskvec", lambda table: "method" in table, read_own)
-_readers: dict[str, Reader] = {OWN.name: OWN}
+_readers: dict[str, Reader] = {}
 
 
 def register(reader: Reader) -> None:
@@ -56,5 +54,5 @@ def read_document(document: Document) -> Recipe:
         ParameterError: it says something that it cannot say; with line and column.
     """
     table = document.data if isinstance(document.data, Mapping) else {}
-    reader = next((r for r in _readers.values() if r.recognizes(table)), OWN)
+    reader = next((r for r in _readers.values() if r.recognizes(table)), _readers[OWN])
     return reader.read(document)

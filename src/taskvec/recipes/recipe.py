@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from pydantic_core import ErrorDetails
 
 from taskvec.errors import ParameterError
-from taskvec.recipes import values
+from taskvec.recipes import readers, values
 from taskvec.recipes.document import Document, Marks, Where, kind_of, nearest, to_text
 from taskvec.recipes.sources import stem_of
 from taskvec.recipes.values import Misfit
@@ -117,9 +117,7 @@ class Recipe(BaseModel):
         Raises:
             ParameterError: it says something that it cannot say; with line and column.
         """
-        from taskvec.recipes.readers import read_document
-
-        return read_document(Document.read(path))
+        return readers.read_document(Document.read(path))
 
     @classmethod
     def from_data(cls, data: Any, *, marks: Marks | None = None, folder: Path | None = None) -> Recipe:
@@ -277,3 +275,10 @@ def _source(given: Any, where: Where) -> str:
     if not isinstance(given, str | Path) or not str(given).strip():
         raise Misfit(where, f"a source must be a path or a name, and is {kind_of(given)}", "write it in quotes.")
     return str(given)
+
+
+def _read_own(document: Document) -> Recipe:
+    return Recipe.from_data(document.data, marks=document.marks, folder=document.folder)
+
+
+readers.register(readers.Reader(readers.OWN, lambda table: "method" in table, _read_own))
