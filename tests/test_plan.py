@@ -17,7 +17,7 @@ from merge_cases import MODELS, model_folders
 from taskvec.errors import DestinationError, ParameterError, SchemaError
 from taskvec.methods import _method
 from taskvec.recipes import Plan, Recipe, costs
-from taskvec.recipes.costs import Work
+from taskvec.recipes.costs import Acting, Work
 
 FLOATS = sum(torch.Size(s).numel() for s in MODELS.values())
 MODEL = 4 * FLOATS + 8 * 3  # bytes
@@ -159,6 +159,8 @@ def test_points_are_merged_as_they_are(models: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(
         mixed.changed(base=str(models / "base")).build()["lm_head.weight"], merged["lm_head.weight"]
     )
+    with pytest.raises(ParameterError, match="point_test takes no base, and no input starts from it"):
+        given.changed(base=str(models / "base")).plan()
     with pytest.raises(ParameterError, match="merges points, which have no scale"):
         given.changed(scale=0.5).plan()
     given.run(tmp_path / "out")
@@ -211,7 +213,8 @@ def work(method: str, numel: int, *, tasks: int = 2, threads: int = 2) -> Work:
 
     chosen = tv.methods.get(method)
     folds = chosen.folds_for(chosen.bind({}, [str(i) for i in range(tasks)]))
-    return Work([(TensorSpec((numel,), dtype_of("bfloat16")), chosen)] * 10, folds, tasks, threads, 0)
+    acting = Acting(TensorSpec((numel,), dtype_of("bfloat16")), chosen, "element")
+    return Work([acting] * 10, folds, tasks, threads, 0)
 
 
 def test_predicted_memory_does_not_grow_with_the_model() -> None:

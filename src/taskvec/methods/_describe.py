@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from taskvec.methods._method import MergeMethod
-from taskvec.methods._parameters import Parameter
+from taskvec.methods._parameters import Bound, Parameter
 
 LAW_TEXTS = {
     "permutation": "the order of the tasks makes no difference",
@@ -23,7 +24,8 @@ _DIFFERS = "Differs from the paper:"
 def describe(method: MergeMethod) -> dict[str, Any]:
     """Everything that is declared about a method; texts are in the words of its docstring."""
     text = sections(inspect.getdoc(method.function) or "")
-    folds = fold_count(method)
+    bound = sample(method)
+    folds, unit = len(method.folds_for(bound)), unit_of(method, bound.at(""))
     return {
         "name": method.name,
         "summary": method.summary,
@@ -33,14 +35,14 @@ def describe(method: MergeMethod) -> dict[str, Any]:
         "base": "required" if method.space == "vector" else method.base,
         "least": method.least,
         "most": method.most,
-        "acts_on": "element" if method.weigh is not None else method.acts_on,
+        "acts_on": unit,
         "linear": method.weigh is not None,
         "otherwise": method.otherwise,
         "parameters": [_parameter(p, text["args"].get(p.name, "")) for p in method.parameters.values()],
         "laws": {law: LAW_TEXTS.get(law, "") for law in sorted(method.laws)},
         "folds": folds,
         "passes": folds + 1,
-        "cost": cost(method, folds),
+        "cost": cost(unit, folds),
         "differs": text["differs"],
         "module": method.function.__module__,
     }
@@ -59,19 +61,25 @@ def _parameter(parameter: Parameter, text: str) -> dict[str, Any]:
     }
 
 
-def fold_count(method: MergeMethod) -> int:
-    """How many folds run with the default parameters (and any value for those without a default)."""
-    samples = {p.name: p.choices[0] if p.choices else p.kind(1) for p in method.parameters.values() if p.required}
-    tasks = [str(i) for i in range(max(method.least, 1))]
-    return len(method.folds_for(method.bind(samples, tasks)))
+def sample(method: MergeMethod) -> Bound:
+    """The default parameters, and any value for those without a default."""
+    given = {p.name: p.choices[0] if p.choices else p.kind(1) for p in method.parameters.values() if p.required}
+    return method.bind(given, [str(i) for i in range(max(method.least, 1))])
 
 
-def cost(method: MergeMethod, folds: int) -> str:
+def unit_of(method: MergeMethod, parameters: Mapping[str, Any]) -> str:
+    """How finely the engine may cut for a method with these parameters; a linear combination is cut anywhere."""
+    declared: Any = "element" if method.weigh is not None else method.acts_on
+    return str(declared(**parameters) if callable(declared) else declared)
+
+
+def cost(unit: str, folds: int) -> str:
     """What a merge reads and holds, in words."""
     reads = "reads every input once" if folds == 0 else f"reads every input {folds + 1} times"
-    if method.weigh is not None or method.acts_on == "element":
-        return f"{reads}; holds one chunk a worker, whatever the size of the model"
-    extra = ", and decomposes matrices" if method.acts_on == "matrix" else ""
+    if unit in ("element", "row"):
+        held = "chunk" if unit == "element" else "block of rows"
+        return f"{reads}; holds one {held} a worker, whatever the size of the model"
+    extra = ", and decomposes matrices" if unit == "matrix" else ""
     return f"{reads}; holds the largest tensor of every input, one a worker{extra}"
 
 

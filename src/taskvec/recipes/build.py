@@ -11,6 +11,7 @@ from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.save import parse_size
 from taskvec.checkpoint.source import TensorSpec
+from taskvec.edited import EditedSource
 from taskvec.engine.merge import merge
 from taskvec.errors import FormatError, ParameterError, SchemaError, UnknownName
 from taskvec.methods._method import MergeMethod
@@ -67,7 +68,9 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
     points = method.space == "point" or (method.space == "either" and recipe.base is None)
     _check_base(recipe, method, points=points)
     inputs: Any = {n: (sources.point if points else sources.vector)(n, s) for n, s in recipe.inputs.items()}
-    donor = _donor(sources.base, inputs)
+    if points and method.base == "none" and sources.base is not None:
+        _check_base_is_used(recipe, method, sources.base, inputs)
+    donor = _donor(method, sources.base, inputs)
     layout = _layout(recipe, donor)
     given = _parameters(recipe, method, [n for n, s in donor.specs.items() if s.dtype.moves])
     bound = _bound(recipe, method, given)
@@ -122,9 +125,17 @@ def _check_base(recipe: Recipe, method: MergeMethod, *, points: bool) -> None:
         raise recipe.refusal((), f"{method.name} needs the base, and the recipe has none", "give the base.")
 
 
-def _donor(base: Checkpoint | None, inputs: Mapping[str, Any]) -> Checkpoint:
-    first = next(iter(inputs.values()))
-    return base if base is not None else cast("Checkpoint", first)
+def _check_base_is_used(recipe: Recipe, method: MergeMethod, base: Checkpoint, points: Mapping[str, Any]) -> None:
+    """A method without a base may need one only for inputs that are displacements."""
+    if not any(isinstance(p.source, EditedSource) and p.source.base is base for p in points.values()):
+        fix = "leave it out, or list it among the inputs."
+        raise recipe.refusal(("base",), f"{method.name} takes no base, and no input starts from it", fix)
+
+
+def _donor(method: MergeMethod, base: Checkpoint | None, inputs: Mapping[str, Any]) -> Checkpoint:
+    """Whose layout, dtypes and side files the result has."""
+    first: Checkpoint | TaskVector = next(iter(inputs.values()))
+    return base if base is not None and method.base != "none" else cast("Checkpoint", first)
 
 
 def _layout(recipe: Recipe, donor: Checkpoint) -> Layout:

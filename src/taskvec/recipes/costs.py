@@ -33,10 +33,27 @@ _HASH = 0.5  # a byte whose fingerprint is not known yet
 
 @final
 @dataclass(frozen=True, slots=True)
+class Acting:
+    """One tensor, the method that acts on it (None: it is copied), and how finely it may be cut."""
+
+    spec: TensorSpec
+    method: MergeMethod | None
+    unit: str
+
+    @property
+    def whole(self) -> bool:
+        """Whether the method sees the tensor at once; a vector is one row."""
+        if self.method is None or self.unit == "element":
+            return False
+        return self.unit != "row" or len(self.spec.shape) < 2
+
+
+@final
+@dataclass(frozen=True, slots=True)
 class Work:
     """What decides the cost: the tensors that each method acts on, the folds, the inputs and the workers."""
 
-    tensors: Sequence[tuple[TensorSpec, MergeMethod | None]]  # None: copied
+    tensors: Sequence[Acting]
     folds: Sequence[Fold]
     tasks: int
     threads: int
@@ -46,31 +63,34 @@ class Work:
 def peak_bytes(work: Work) -> int:
     """The predicted peak of anonymous memory of the whole process, in bytes."""
     folding = max((_fold_bytes(work, fold) for fold in work.folds), default=0.0)
-    worker = max((_worker_bytes(work, spec, m) for spec, m in work.tensors), default=0.0)
+    worker = max((_worker_bytes(work, acting) for acting in work.tensors), default=0.0)
     return round(_START + work.threads * _THREAD + max(folding, work.threads * worker + _whole_bytes(work)))
 
 
 def _fold_bytes(work: Work, fold: Fold) -> float:
-    largest = max((spec.numel for spec, m in work.tensors if m is not None), default=0)
+    largest = max((a.spec.numel for a in work.tensors if a.method is not None), default=0)
     entries = min(largest, _RUN * BLOCK if fold.counts else BLOCK)
     stack = entries * (4 * work.tasks + 8)
     waiting = (2 * work.threads + 1) * work.tasks * 8 * (_COUNTS if fold.counts else work.tasks)
     return work.threads * stack * 1.5 + waiting
 
 
-def _worker_bytes(work: Work, spec: TensorSpec, method: MergeMethod | None) -> float:
+def _worker_bytes(work: Work, acting: Acting) -> float:
     """A chunk in the output's dtype, one block in float64, and what the method makes of a block."""
+    spec, method = acting.spec, acting.method
     chunk = min(spec.numel, CHUNK) * spec.dtype.itemsize
     entries = min(spec.numel, BLOCK)
-    if method is None or method.weigh is not None or method.acts_on != "element":
+    if method is None or method.weigh is not None or acting.whole:
         return chunk + 16 * entries
+    if acting.unit == "row":
+        entries = max(entries, spec.numel // max(spec.shape[0], 1))
     stack = entries * 4 * work.tasks
     return chunk + 32 * entries + stack * (1 if method.kernel is not None else _TEMPORARIES)
 
 
 def _whole_bytes(work: Work) -> float:
     """Methods that need whole tensors: those that workers hold at once, which lie near each other in the files."""
-    sizes = [s.numel if m is not None and _is_whole(m) else 0 for s, m in work.tensors]
+    sizes = [a.spec.numel if a.whole else 0 for a in work.tensors]
     most = 0
     for i, size in enumerate(sizes):
         # While one worker has tensor i, the others come as far as their share of the same work takes them.
@@ -84,18 +104,14 @@ def _whole_bytes(work: Work) -> float:
     return most * (4 * work.tasks * (1 + _WHOLE) + 12)
 
 
-def _is_whole(method: MergeMethod) -> bool:
-    return method.weigh is None and method.acts_on != "element"
-
-
 def seconds(work: Work) -> float | None:
     """The predicted wall time; None where a method decomposes matrices, whose time is not predicted."""
-    if any(m is not None and m.acts_on == "matrix" for _, m in work.tensors):
+    if any(a.unit == "matrix" and a.whole for a in work.tensors):
         return None
-    moved = sum(spec.numel for spec, m in work.tensors if m is not None) * work.tasks
+    moved = sum(a.spec.numel for a in work.tensors if a.method is not None) * work.tasks
     folds = sum(moved * ((_COUNT if fold.counts else _STATISTIC) + _LINEAR) for fold in work.folds)
-    merging = sum(spec.numel * work.tasks * (_LINEAR + _rate(m)) for spec, m in work.tensors if m is not None)
-    writing = sum(spec.nbytes for spec, _ in work.tensors) * _WRITE
+    merging = sum(a.spec.numel * work.tasks * (_LINEAR + _rate(a.method)) for a in work.tensors if a.method is not None)
+    writing = sum(a.spec.nbytes for a in work.tensors) * _WRITE
     return _SECONDS + (folds + merging + writing) / work.threads / 1e9 + work.hashed * _HASH / 1e9
 
 
@@ -107,7 +123,7 @@ def _rate(method: MergeMethod) -> float:
 
 def assumptions(work: Work) -> Mapping[str, str]:
     """What the predictions take for granted."""
-    whole = any(m is not None and _is_whole(m) for _, m in work.tensors)
+    whole = any(a.whole for a in work.tensors)
     return {
         "memory": f"{work.threads} workers, one chunk of {CHUNK:,} entries each"
         + (", and one whole tensor each" if whole else "")

@@ -18,9 +18,10 @@ from taskvec.codecs._file import FileDelta
 from taskvec.delta import AbstractDelta, Difference
 from taskvec.edited import EditedSource
 from taskvec.lora import LoraDelta
+from taskvec.methods._describe import unit_of
 from taskvec.methods._method import MergeMethod
 from taskvec.recipes.build import Prepared, prepare
-from taskvec.recipes.costs import Work, assumptions, peak_bytes, seconds
+from taskvec.recipes.costs import Acting, Work, assumptions, peak_bytes, seconds
 from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ def plan_of(recipe: Recipe, *, output: str | Path | None, force: bool, threads: 
     acting = {name: _acting(prepared, name) for name in specs}
     hashed = sum(sum(s.nbytes for s in c.specs.values()) for c in _points(prepared) if c.fingerprints.known() is None)
     folds = prepared.method.folds_for(prepared.bound)
-    work = Work([(specs[n], m) for n, m in acting.items()], folds, len(prepared.tasks), workers, hashed)
+    tensors = [Acting(specs[n], m, _unit(prepared, m, n)) for n, m in acting.items()]
+    work = Work(tensors, folds, len(prepared.tasks), workers, hashed)
     return Plan(
         recipe=recipe.to_dict(),
         method=prepared.method.name,
@@ -131,11 +133,18 @@ def _acting(prepared: Prepared, name: str) -> MergeMethod | None:
     return prepared.method if otherwise is None or place.role == "matrix" else methods.get(otherwise)
 
 
+def _parameters(prepared: Prepared, method: MergeMethod | None, name: str) -> dict[str, Any]:
+    if method is None:
+        return {}
+    return (prepared.bound if method is prepared.method else method.bind({}, prepared.tasks)).at(name)
+
+
+def _unit(prepared: Prepared, method: MergeMethod | None, name: str) -> str:
+    return "element" if method is None else unit_of(method, _parameters(prepared, method, name))
+
+
 def _planned(prepared: Prepared, name: str, spec: TensorSpec, method: MergeMethod | None) -> PlannedTensor:
-    own = method is prepared.method
-    bound: dict[str, Any] = {}
-    if method is not None:
-        bound = (prepared.bound if own else method.bind({}, prepared.tasks)).at(name)
+    bound = _parameters(prepared, method, name)
     return PlannedTensor(
         name=name,
         shape=spec.shape,
