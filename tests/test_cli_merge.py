@@ -88,7 +88,7 @@ def test_the_output_says_what_made_it_and_nothing_of_this_machine(models: Path, 
     (term,) = table["terms"]
     assert table["base"] == {"name": "base", "fingerprint": tv.Checkpoint.open(models / "base").fingerprint()}
     assert (term["method"], term["coefficient"]) == ("ties", 0.7)
-    assert term["parameters"] == {"density": [0.5, 0.25, 1], "aggregate": "mean"}
+    assert term["parameters"].items() >= {"density": [0.5, 0.25, 1], "aggregate": "mean"}.items()
     for name, source in (("math", "math"), ("code", "library-code"), ("chat", "chat")):
         fingerprint = tv.Checkpoint.open(models / source).fingerprint()
         assert term["inputs"][name] == [{"coefficient": 1.0, "tuned": source, "fingerprint": fingerprint}]
