@@ -213,7 +213,7 @@ def work(method: str, numel: int, *, tasks: int = 2, threads: int = 2) -> Work:
 
     chosen = tv.methods.get(method)
     folds = chosen.folds_for(chosen.bind({}, [str(i) for i in range(tasks)]))
-    acting = Acting(TensorSpec((numel,), dtype_of("bfloat16")), chosen, "element")
+    acting = Acting(TensorSpec((numel,), dtype_of("bfloat16")), chosen, "element", linear=chosen.weigh is not None)
     return Work([acting] * 10, folds, tasks, threads, 0)
 
 

@@ -25,7 +25,8 @@ def describe(method: MergeMethod) -> dict[str, Any]:
     """Everything that is declared about a method; texts are in the words of its docstring."""
     text = sections(inspect.getdoc(method.function) or "")
     bound = sample(method)
-    folds, unit = len(method.folds_for(bound)), unit_of(method, bound.at(""))
+    count, given = max(method.least, 1), bound.at("")
+    folds, unit = len(method.folds_for(bound)), unit_of(method, count, given)
     return {
         "name": method.name,
         "summary": method.summary,
@@ -36,7 +37,7 @@ def describe(method: MergeMethod) -> dict[str, Any]:
         "least": method.least,
         "most": method.most,
         "acts_on": unit,
-        "linear": method.weigh is not None,
+        "linear": is_linear(method, count, given),
         "otherwise": method.otherwise,
         "parameters": [_parameter(p, text["args"].get(p.name, "")) for p in method.parameters.values()],
         "laws": {law: LAW_TEXTS.get(law, "") for law in sorted(method.laws)},
@@ -67,9 +68,24 @@ def sample(method: MergeMethod) -> Bound:
     return method.bind(given, [str(i) for i in range(max(method.least, 1))])
 
 
-def unit_of(method: MergeMethod, parameters: Mapping[str, Any]) -> str:
+def coefficients_of(method: MergeMethod, count: int, parameters: Mapping[str, Any]) -> list[float] | None:
+    """The coefficients of `count` tasks under these parameters; None where there are none, or folds decide them."""
+    if method.weigh is None or method.folds:
+        return None
+    found = method.weigh(count, **parameters)
+    return None if found is None or found.ndim != 1 else [float(c) for c in found.tolist()]
+
+
+def is_linear(method: MergeMethod, count: int, parameters: Mapping[str, Any]) -> bool:
+    """Whether the merge is a linear combination under these parameters (with a kernel: only under some)."""
+    if method.weigh is not None and method.folds:
+        return method.kernel is None
+    return coefficients_of(method, count, parameters) is not None
+
+
+def unit_of(method: MergeMethod, count: int, parameters: Mapping[str, Any]) -> str:
     """How finely the engine may cut for a method with these parameters; a linear combination is cut anywhere."""
-    declared: Any = "element" if method.weigh is not None else method.acts_on
+    declared: Any = "element" if is_linear(method, count, parameters) else method.acts_on
     return str(declared(**parameters) if callable(declared) else declared)
 
 

@@ -34,11 +34,12 @@ _HASH = 0.5  # a byte whose fingerprint is not known yet
 @final
 @dataclass(frozen=True, slots=True)
 class Acting:
-    """One tensor, the method that acts on it (None: it is copied), and how finely it may be cut."""
+    """One tensor, the method that acts on it (None: it is copied), how finely it may be cut, whether it is linear."""
 
     spec: TensorSpec
     method: MergeMethod | None
     unit: str
+    linear: bool
 
     @property
     def whole(self) -> bool:
@@ -80,7 +81,7 @@ def _worker_bytes(work: Work, acting: Acting) -> float:
     spec, method = acting.spec, acting.method
     chunk = min(spec.numel, CHUNK) * spec.dtype.itemsize
     entries = min(spec.numel, BLOCK)
-    if method is None or method.weigh is not None or acting.whole:
+    if method is None or acting.linear or acting.whole:
         return chunk + 16 * entries
     if acting.unit == "row":
         entries = max(entries, spec.numel // max(spec.shape[0], 1))
@@ -110,15 +111,15 @@ def seconds(work: Work) -> float | None:
         return None
     moved = sum(a.spec.numel for a in work.tensors if a.method is not None) * work.tasks
     folds = sum(moved * ((_COUNT if fold.counts else _STATISTIC) + _LINEAR) for fold in work.folds)
-    merging = sum(a.spec.numel * work.tasks * (_LINEAR + _rate(a.method)) for a in work.tensors if a.method is not None)
+    merging = sum(a.spec.numel * work.tasks * (_LINEAR + _rate(a)) for a in work.tensors)
     writing = sum(a.spec.nbytes for a in work.tensors) * _WRITE
     return _SECONDS + (folds + merging + writing) / work.threads / 1e9 + work.hashed * _HASH / 1e9
 
 
-def _rate(method: MergeMethod) -> float:
-    if method.weigh is not None:
+def _rate(acting: Acting) -> float:
+    if acting.linear or acting.method is None:
         return 0.0
-    return _KERNEL if method.kernel is not None else _TORCH
+    return _KERNEL if acting.method.kernel is not None else _TORCH
 
 
 def assumptions(work: Work) -> Mapping[str, str]:

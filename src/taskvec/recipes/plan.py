@@ -18,7 +18,7 @@ from taskvec.codecs._file import FileDelta
 from taskvec.delta import AbstractDelta, Difference
 from taskvec.edited import EditedSource
 from taskvec.lora import LoraDelta
-from taskvec.methods._describe import unit_of
+from taskvec.methods._describe import coefficients_of, is_linear, unit_of
 from taskvec.methods._method import MergeMethod
 from taskvec.recipes.build import Prepared, prepare
 from taskvec.recipes.costs import Acting, Work, assumptions, peak_bytes, seconds
@@ -97,7 +97,7 @@ def plan_of(recipe: Recipe, *, output: str | Path | None, force: bool, threads: 
     acting = {name: _acting(prepared, name) for name in specs}
     hashed = sum(sum(s.nbytes for s in c.specs.values()) for c in _points(prepared) if c.fingerprints.known() is None)
     folds = prepared.method.folds_for(prepared.bound)
-    tensors = [Acting(specs[n], m, _unit(prepared, m, n)) for n, m in acting.items()]
+    tensors = [_work(prepared, specs[n], m, n) for n, m in acting.items()]
     work = Work(tensors, folds, len(prepared.tasks), workers, hashed)
     return Plan(
         recipe=recipe.to_dict(),
@@ -139,8 +139,11 @@ def _parameters(prepared: Prepared, method: MergeMethod | None, name: str) -> di
     return (prepared.bound if method is prepared.method else method.bind({}, prepared.tasks)).at(name)
 
 
-def _unit(prepared: Prepared, method: MergeMethod | None, name: str) -> str:
-    return "element" if method is None else unit_of(method, _parameters(prepared, method, name))
+def _work(prepared: Prepared, spec: TensorSpec, method: MergeMethod | None, name: str) -> Acting:
+    if method is None:
+        return Acting(spec, None, "element", linear=True)
+    count, given = len(prepared.tasks), _parameters(prepared, method, name)
+    return Acting(spec, method, unit_of(method, count, given), linear=is_linear(method, count, given))
 
 
 def _planned(prepared: Prepared, name: str, spec: TensorSpec, method: MergeMethod | None) -> PlannedTensor:
@@ -161,10 +164,11 @@ def _named(value: Any, tasks: list[str]) -> Any:
 
 
 def _coefficients(prepared: Prepared, method: MergeMethod | None, bound: Mapping[str, Any]) -> dict[str, float] | None:
-    if method is None or method.weigh is None or method.folds:
+    found = None if method is None else coefficients_of(method, len(prepared.tasks), bound)
+    if found is None:
         return None
-    scale = 1.0 if prepared.recipe.scale is None else prepared.recipe.scale
-    found = method.weigh(len(prepared.tasks), **bound).tolist()
+    scaled = prepared.recipe.scale is not None and not prepared.points
+    scale = prepared.recipe.scale if scaled and prepared.recipe.scale is not None else 1.0
     return {t: scale * c for t, c in zip(prepared.tasks, found, strict=True)}
 
 
