@@ -11,15 +11,18 @@ Nothing heavy is imported until it is needed: `import taskvec` loads neither tor
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from taskvec import adapter as _adapter  # noqa: F401  # fills `base+adapter`
 from taskvec import codecs as codecs
 from taskvec import edited as _edited  # noqa: F401  # fills the operators of Checkpoint
+from taskvec.adapters import reader as _adapter  # noqa: F401  # fills `base+adapter`
 from taskvec.checkpoint.checkpoint import Checkpoint as Checkpoint
 from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVector.open and .save
 from taskvec.vector import TaskVector as TaskVector
 
 if TYPE_CHECKING:
+    from taskvec import evaluate as evaluate
     from taskvec import methods as methods
+    from taskvec import suites as suites
+    from taskvec import tune as tune
     from taskvec.engine.merge import merge as merge
     from taskvec.recipes.plan import Plan as Plan
     from taskvec.recipes.recipe import Recipe as Recipe
@@ -34,7 +37,7 @@ _LAZY = {
     "Store": "taskvec.store",
     "merge": "taskvec.engine.merge",
 }
-_LAZY_ROOMS = ("methods",)
+_LAZY_ROOMS = ("evaluate", "methods", "suites", "tune")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec import methods
+from taskvec.adapters.lora import LoraDelta
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.durable import replace_durably
 from taskvec.checkpoint.save import check_destination
@@ -17,7 +18,6 @@ from taskvec.checkpoint.source import TensorSpec
 from taskvec.codecs._file import FileDelta
 from taskvec.delta import AbstractDelta, Difference
 from taskvec.edited import EditedSource
-from taskvec.lora import LoraDelta
 from taskvec.methods._describe import coefficients_of, is_linear, unit_of
 from taskvec.methods._method import MergeMethod
 from taskvec.recipes.build import Prepared, prepare
