@@ -129,7 +129,7 @@ def assumptions(work: Work) -> Mapping[str, str]:
         "memory": f"{work.threads} workers, one chunk of {CHUNK:,} entries each"
         + (", and one whole tensor each" if whole else "")
         + "; mapped files are not counted",
-        "time": f"{work.threads} cores of a 2.x GHz x86-64 server, inputs in the page cache"
+        "time": f"{work.threads} idle cores of a 2.x GHz x86-64 server, inputs in the page cache, a disk that keeps up"
         if seconds(work) is not None
         else "not predicted: the method decomposes matrices",
     }
