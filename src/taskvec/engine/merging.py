@@ -118,8 +118,9 @@ class Merging:
     def _block(self, method: MergeMethod, name: str, start: int, stop: int) -> Any:
         block = self.stack(name, start, stop)
         options = {"state": self._state(name), "at": self.place(name, start), **self._bound(method, name)}
-        if method.kernel is not None:
-            return method.kernel(block, **options)
+        compiled = method.kernel(block, **options) if method.kernel is not None else None
+        if compiled is not None:
+            return compiled
         import torch
 
         return method(torch.from_numpy(block), **options).double().numpy()

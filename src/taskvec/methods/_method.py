@@ -10,7 +10,7 @@ the annotations). Everything else a method needs is declared, so that the engine
     otherwise  the method for tensors whose role is not "matrix"
     least/most how many inputs it takes
     laws       what the contract suite holds the method to
-    kernel     a compiled equivalent on NumPy blocks (T, n), tested against the function
+    kernel     a compiled equivalent on NumPy blocks (T, n), tested against the function; None where it has none
 
 A method whose result is a linear combination of its inputs is declared with `linear_method` instead: its function
 maps their Gram matrix (or just their number) to one coefficient a task, and the engine never stacks anything.
