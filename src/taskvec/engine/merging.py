@@ -48,8 +48,11 @@ class Merging:
         specs: Mapping[str, TensorSpec],
         layout: Layout | None,
         threads: int | None = None,
+        base: Input | None = None,
     ) -> None:
         self.method, self.inputs, self.bound, self.specs = method, dict(inputs), bound, specs
+        self._rows = [*([("base", base)] if base is not None else []), *self.inputs.items()]
+        self._based = base is not None
         self._layout = layout or Layout.of(specs)
         self._threads = threads
         self._states: States = {}
@@ -57,23 +60,24 @@ class Merging:
         self._folded = not self._folds
         self._lock = threading.Lock()
         self._whole: dict[str, Floats] = {}
+        self._weights: dict[str, torch.Tensor | None] = {}
 
     def place(self, name: str, start: int) -> Place:
         """What a method may know of a block."""
         return Place(name, self.specs[name].shape, start, tuple(self.inputs))
 
     def stack(self, name: str, start: int, stop: int) -> Any:
-        """Entries [start, stop) of every input's `name`, as float32 (task, n).
+        """Entries [start, stop) of every input's `name`, as float32 (task, n); those of a base come first.
 
         Raises:
             NonFiniteError: NaN or Inf, naming tensor and input.
         """
         import numpy as np
 
-        out = np.empty((len(self.inputs), stop - start), np.float32)
+        out = np.empty((len(self._rows), stop - start), np.float32)
         row64 = np.empty(stop - start)
         with np.errstate(over="ignore"):
-            for row, source in zip(out, self.inputs.values(), strict=True):
+            for row, (_, source) in zip(out, self._rows, strict=True):
                 row64.fill(0.0)
                 source.add_to(row64, 1.0, name, start)
                 row[:] = row64
@@ -84,24 +88,26 @@ class Merging:
     def _refuse(self, name: str, start: int, out: Any) -> None:
         import numpy as np
 
-        task = list(self.inputs)[int(np.argmin(np.isfinite(out).all(1)))]
+        task, source = self._rows[int(np.argmin(np.isfinite(out).all(1)))]
         values = np.zeros(out.shape[1])
-        self.inputs[task].add_to(values, 1.0, name, start)
+        source.add_to(values, 1.0, name, start)
         what = "a value beyond the range of float32" if np.isfinite(values).all() else "NaN or Inf"
         raise NonFiniteError(
-            f"tensor '{name}' has {what} in '{task}' ({self.inputs[task].describe()}).",
+            f"tensor '{name}' has {what} in '{task}' ({source.describe()}).",
             "repair the checkpoint it comes from.",
         )
+
+    def parts(self, rows: Any) -> tuple[Any, dict[str, Any]]:
+        """Stacked rows as the inputs', and the base's as a keyword, if there is one."""
+        return (rows[1:], {"base": rows[0]}) if self._based else (rows, {})
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]` of the flattened tensor, in float64."""
         self.fold()
         method = self.method_for(name)
-        if method.weigh is not None:
-            weights = self.coefficients(method, name)
-            for weight, source in zip(weights, self.inputs.values(), strict=True):
-                if weight != 0.0:
-                    source.add_to(total, coefficient * weight, name, start)
+        weights = self.weights(name)
+        if weights is not None:
+            self._add_combination(weights, total, coefficient, name, start)
         elif method.acts_on == "element":
             for at in range(start, start + total.size, BLOCK):
                 stop = min(at + BLOCK, start + total.size)
@@ -109,19 +115,53 @@ class Merging:
         else:
             self._add_whole(method, total, coefficient, name, start)
 
-    def coefficients(self, method: MergeMethod, name: str) -> list[float]:
-        """The coefficients of a linear method for one tensor."""
-        known = self._state(name) if method.folds else len(self.inputs)
-        weights: list[float] = method.weigh(known, **self._bound(method, name)).tolist()  # type: ignore[misc]
-        return weights
+    def weights(self, name: str) -> torch.Tensor | None:
+        """The coefficients of a linear combination (*unit, task), where the merge of this tensor is one."""
+        self.fold()
+        method = self.method_for(name)
+        if method.weigh is None or not self.specs[name].numel:
+            return None
+        with self._lock:
+            if name not in self._weights:
+                known = self._state(name) if method.gram is not None else len(self.inputs)
+                self._weights[name] = method.weigh(known, **self._bound(method, name))
+            return self._weights[name]
+
+    def single(self, name: str) -> str | None:
+        """The input that the merge of this tensor is, taken once; None where it is no such thing."""
+        weights = self.weights(name)
+        each = weights.tolist() if weights is not None and weights.ndim == 1 else []
+        taken = [task for task, weight in zip(self.inputs, each, strict=False) if weight != 0.0]
+        return taken[0] if len(taken) == 1 and 1.0 in each else None
+
+    def _add_combination(self, weights: torch.Tensor, total: Floats, coefficient: float, name: str, start: int) -> None:
+        if weights.ndim == 1:
+            for weight, source in zip(weights.tolist(), self.inputs.values(), strict=True):
+                if weight != 0.0:
+                    source.add_to(total, coefficient * weight, name, start)
+            return
+        import numpy as np
+
+        from taskvec.ops.gram import unit_of
+
+        method = self.method_for(name)
+        kind = method.gram(**self._bound(method, name)) if method.gram is not None else None
+        spread = weights.numpy()[unit_of(kind, self.specs[name].shape, start, start + total.size)]
+        row = np.empty(total.size)
+        for task, source in enumerate(self.inputs.values()):
+            row.fill(0.0)
+            source.add_to(row, coefficient, name, start)
+            total += spread[:, task] * row
 
     def _block(self, method: MergeMethod, name: str, start: int, stop: int) -> Any:
-        block = self.stack(name, start, stop)
+        block, base = self.parts(self.stack(name, start, stop))
         options = {"state": self._state(name), "at": self.place(name, start), **self._bound(method, name)}
-        if method.kernel is not None:
-            return method.kernel(block, **options)
+        compiled = method.kernel(block, **base, **options) if method.kernel is not None else None
+        if compiled is not None:
+            return compiled
         import torch
 
+        options |= {key: torch.from_numpy(row) for key, row in base.items()}
         return method(torch.from_numpy(block), **options).double().numpy()
 
     def _add_whole(self, method: MergeMethod, total: Floats, coefficient: float, name: str, start: int) -> None:
@@ -141,8 +181,10 @@ class Merging:
         import torch
 
         spec = self.specs[name]
-        stacked: torch.Tensor = torch.from_numpy(self.stack(name, 0, spec.numel)).reshape(-1, *spec.shape)
-        merged = method(stacked, state=self._state(name), at=self.place(name, 0), **self._bound(method, name))
+        rows: torch.Tensor = torch.from_numpy(self.stack(name, 0, spec.numel)).reshape(-1, *spec.shape)
+        stacked, base = self.parts(rows)
+        bound = self._bound(method, name)
+        merged = method(stacked, state=self._state(name), at=self.place(name, 0), **base, **bound)
         values: Floats = merged.double().reshape(-1).numpy()
         return values
 
