@@ -3,16 +3,24 @@
 The decorator derives the name (the function's), the parameters (its keyword-only arguments) and their ranges (from
 the annotations). Everything else a method needs is declared, so that the engine has no special cases:
 
-    acts_on    how finely the engine may cut: "element" (flat blocks of 65,536 entries), "row", "matrix", "tensor"
-    space      "vector": stacked deltas; "point": stacked weights, with `base` required, optional or none
+    acts_on    how finely the engine may cut: "element" (flat blocks of 65,536 entries), "row" (between the slices of
+               the first axis; a vector is one row), "matrix", "tensor"; or a function of the parameters that says so
+    space      "vector": stacked deltas; "point": stacked weights; "either": both
+    base       for methods on points: "required", "optional" or "none". A function with an argument `base` receives the
+               base's tensor there, and the stack holds the other inputs (folds and kernels likewise: the base's row).
+               A method on either space that is given points and a base merges the displacements from the base
     folds      statistics to gather before the merge, in order; each sees the state of the one before (see `Fold`);
                or a function of the parameters that returns them
     otherwise  the method for tensors whose role is not "matrix"
     least/most how many inputs it takes
     laws       what the contract suite holds the method to
     kernel     a compiled equivalent on NumPy blocks (T, n), tested against the function; None where it has none
+    weigh      the coefficients of the same merge, where it is a linear combination of the inputs summed in float64
+               (None: for these parameters it is not)
+    dialects   defaults that differ from the signature's in a `dialect` (REQUIRED: it has none there)
+    check      refuses parameters that do not go together: called with all of them, raises ParameterError
 
-A method whose result is a linear combination of its inputs is declared with `linear_method` instead: its function
+A method that is always a linear combination of its inputs is declared with `linear_method` instead: its function
 maps their Gram matrix (or just their number) to one coefficient a task, and the engine never stacks anything.
 """
 
@@ -34,6 +42,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ActsOn = Literal["element", "row", "matrix", "tensor"]
+GramOf = Literal["tensor", "row", "column"]
+REQUIRED: Any = inspect.Parameter.empty
 LAWS = frozenset({"permutation", "homogeneous", "zero", "idempotent", "additive"})
 
 
@@ -53,17 +63,20 @@ class Place:
 class Fold:
     """A statistic gathered over all blocks before the merge.
 
-    `step(block, at=…, state=…, **parameters)` maps a float32 array (T, n) to a statistic with `+`; the engine adds
-    the statistics in the order of the blocks, for each tensor (`scope="tensor"`) or for the whole model.
+    `step(block, at=…, state=…, **parameters)` maps a float32 array (T, n) to a statistic with `+` (arrays are added,
+    lists joined); the engine adds the statistics in the order of the blocks, for each tensor (`scope="tensor"`) or
+    for the whole model.
     `finish(total, state, entries, **parameters)` turns the total over `entries` entries into the state that the next
     fold, or the method, receives as `state`. `state` is that of the fold before (None for the first). `counts` says
     that the statistic is made of integers: then blocks are larger, and the order of additions does not matter.
+    `acts_on="row"`: blocks are cut between the slices of the first axis (a vector is one).
     """
 
     step: Callable[..., Any]
     finish: Callable[..., Any]
     scope: Literal["tensor", "model"] = "tensor"
     counts: bool = False
+    acts_on: Literal["element", "row"] = "element"
 
 
 Folds = tuple[Fold, ...] | Callable[..., tuple[Fold, ...]]
@@ -78,7 +91,7 @@ class MergeMethod:
     name: str
     source: str
     laws: frozenset[str]
-    acts_on: ActsOn
+    acts_on: ActsOn | Callable[..., ActsOn]
     space: Literal["vector", "point", "either"]
     base: Literal["required", "optional", "none"]
     folds: Folds
@@ -89,10 +102,17 @@ class MergeMethod:
     injected: frozenset[str] = field(default=frozenset())
     kernel: Callable[..., Any] | None = None
     weigh: Callable[..., Any] | None = None
+    gram: Callable[..., GramOf | None] | None = None
+    dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    check: Callable[..., None] | None = None
 
     def folds_for(self, bound: Bound) -> tuple[Fold, ...]:
         """The folds to run, in order; they may depend on the parameters (a dialect has its own scope)."""
         return self.folds(**bound.at("")) if callable(self.folds) else self.folds
+
+    def unit_of(self, parameters: Mapping[str, Any]) -> ActsOn:
+        """What the method acts on under these parameters."""
+        return self.acts_on(**parameters) if callable(self.acts_on) else self.acts_on
 
     @property
     def summary(self) -> str:
@@ -106,22 +126,40 @@ class MergeMethod:
             ParameterError: an unknown or missing parameter, or a value out of its range; too few tasks.
         """
         if len(tasks) < self.least or (self.most is not None and len(tasks) > self.most):
-            wanted = f"exactly {self.least}" if self.least == self.most else f"at least {self.least}"
-            raise ParameterError(f"{self.name} needs {wanted} inputs; it got {len(tasks)}.")
+            bound = f"exactly {self.least}" if self.least == self.most else f"at least {self.least}"
+            wanted = f"{bound} input{'s' if self.least != 1 else ''}"
+            raise ParameterError(f"{self.name} needs {wanted}; it got {len(tasks)}.", f"give it {wanted}.")
         for key in given:
             if key not in self.parameters:
                 unknown = UnknownName.among(f"{self.name} has no parameter '{key}'.", key, self.parameters)
                 raise ParameterError(unknown.fact, unknown.fix)
-        bound = {}
+        dialect = given.get("dialect")
+        defaults = self.dialects.get(dialect, {}) if isinstance(dialect, str) else {}
+        values = {}
         for key, parameter in self.parameters.items():
-            if key not in given and parameter.required:
-                raise ParameterError(f"{self.name} needs a value for '{key}'.", f"give {key}=….")
-            bound[key] = parameter.resolve(self.name, given.get(key, parameter.default), tasks)
-        return Bound(bound)
+            value = given.get(key, defaults.get(key, parameter.default))
+            if value is REQUIRED:
+                where = f" in the dialect {dialect}" if key in defaults else ""
+                raise ParameterError(f"{self.name} needs a value for '{key}'{where}.", f"give {key}=….")
+            values[key] = parameter.resolve(self.name, value, tasks)
+        bound = Bound(values)
+        self.check_at(bound.at(""))
+        return bound
 
-    def __call__(self, stacked: Tensor, *, state: Any = None, at: Place | None = None, **bound: Any) -> Tensor:
+    def check_at(self, parameters: Mapping[str, Any]) -> None:
+        """Refuse the parameters of one tensor that do not go together.
+
+        Raises:
+            ParameterError: says which.
+        """
+        if self.check is not None:
+            self.check(**parameters)
+
+    def __call__(
+        self, stacked: Tensor, *, state: Any = None, at: Place | None = None, base: Tensor | None = None, **bound: Any
+    ) -> Tensor:
         """The merge of stacked tensors (task, *shape); `bound` comes from `bind(…).at(tensor)`."""
-        extra = {k: v for k, v in (("state", state), ("at", at)) if k in self.injected}
+        extra = {k: v for k, v in (("state", state), ("at", at), ("base", base)) if k in self.injected}
         return self.function(stacked, **bound, **extra)
 
 
@@ -131,7 +169,7 @@ _methods: dict[str, MergeMethod] = {}
 def merge_method(
     *,
     source: str,
-    acts_on: ActsOn = "element",
+    acts_on: ActsOn | Callable[..., ActsOn] = "element",
     space: Literal["vector", "point", "either"] = "vector",
     base: Literal["required", "optional", "none"] = "required",
     folds: Folds = (),
@@ -140,6 +178,9 @@ def merge_method(
     most: int | None = None,
     laws: Set[str] = frozenset(),
     kernel: Callable[..., Any] | None = None,
+    weigh: Callable[..., Any] | None = None,
+    dialects: Mapping[str, Mapping[str, Any]] | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Tensor]], MergeMethod]:
     """Register the decorated function; see the module's docstring.
 
@@ -155,7 +196,7 @@ def merge_method(
                 function=function, name=name, source=source, laws=frozenset(laws), acts_on=acts_on, space=space,
                 base=base, folds=folds, otherwise=otherwise, least=least, most=most,
                 parameters=parameters_of(function), injected=frozenset(k for k in INJECTED if k in keywords),
-                kernel=kernel,
+                kernel=kernel, weigh=weigh, dialects=dialects or {}, check=check,
             )
         )  # fmt: skip
 
@@ -167,30 +208,41 @@ def linear_method(
     source: str,
     space: Literal["vector", "point", "either"] = "vector",
     base: Literal["required", "optional", "none"] = "required",
-    gram: bool = False,
+    gram: GramOf | Callable[..., GramOf] | None = None,
     least: int = 1,
     most: int | None = None,
     laws: Set[str] = frozenset(),
+    dialects: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Tensor]], MergeMethod]:
-    """Register a function `(count or gram, **parameters) -> coefficients (task,)` as a merge method.
+    """Register a function `(count or gram, **parameters) -> coefficients` as a merge method.
 
-    With `gram` the function receives the float64 Gram matrix (task, task) of each flattened tensor, else the number
-    of tasks; it returns float64 coefficients.
+    Without `gram` the function receives the number of tasks and returns float64 coefficients (task,). With it, it
+    receives float64 Gram matrices (*unit, task, task) and returns (*unit, task); a unit is the whole tensor (then
+    *unit is empty), each row (last axis) or each column (first axis); `gram` may be a function of the parameters.
     """
+
+    def kind(**bound: Any) -> GramOf | None:
+        return gram(**bound) if callable(gram) else gram
+
+    def folds(**bound: Any) -> tuple[Fold, ...]:
+        found = kind(**bound)
+        return () if found is None else (_GRAMS[found],)
 
     def register(weigh: Callable[..., Tensor]) -> MergeMethod:
         @functools.wraps(weigh)
         def combine(stacked: Tensor, *, state: Any = None, at: Place | None = None, **bound: Any) -> Tensor:
-            flat = stacked.double().reshape(stacked.shape[0], -1)
-            known = (state if state is not None else flat @ flat.T) if gram else stacked.shape[0]
-            coefficients = weigh(known, **bound).double()
-            return (coefficients[:, None] * flat).sum(0).reshape(stacked.shape[1:])
+            from taskvec.ops.gram import combination, gram_of
+
+            found = kind(**bound)
+            known = stacked.shape[0] if found is None else gram_of(stacked, found) if state is None else state
+            return combination(stacked, weigh(known, **bound), found)
 
         return _register(
             MergeMethod(
                 function=combine, name=weigh.__name__, source=source, laws=frozenset(laws), acts_on="element",
-                space=space, base=base, folds=(GRAM,) if gram else (), otherwise=None, least=least, most=most,
-                parameters=parameters_of(weigh), injected=frozenset({"state"}), weigh=weigh,
+                space=space, base=base, folds=folds if gram is not None else (), otherwise=None, least=least,
+                most=most, parameters=parameters_of(weigh), injected=frozenset({"state"}), weigh=weigh,
+                gram=kind if gram is not None else None, dialects=dialects or {},
             )
         )  # fmt: skip
 
@@ -213,13 +265,30 @@ def _gram_step(block: Any, **_: Any) -> Any:
     return gram(block)
 
 
+def _row_step(block: Any, *, at: Place, **_: Any) -> Any:
+    from taskvec.ops.gram import row_grams
+
+    return [row_grams(block, at.shape)]
+
+
+def _column_step(block: Any, *, at: Place, **_: Any) -> Any:
+    from taskvec.ops.gram import column_grams
+
+    return column_grams(block, at.shape)
+
+
 def _gram_finish(total: Any, *_: Any, **__: Any) -> Tensor:
+    import numpy as np
     import torch
 
-    return torch.from_numpy(total)
+    return torch.from_numpy(np.concatenate(total) if isinstance(total, list) else total)
 
 
-GRAM = Fold(_gram_step, _gram_finish)
+_GRAMS: Mapping[GramOf, Fold] = {
+    "tensor": Fold(_gram_step, _gram_finish),
+    "row": Fold(_row_step, _gram_finish, acts_on="row"),
+    "column": Fold(_column_step, _gram_finish, acts_on="row"),
+}
 
 
 def _load() -> None:

@@ -176,14 +176,21 @@ def axpy_nibbles(total, coefficient, packed, scales, p, group, start):
 
 
 @_jit
-def magnitude_histogram(x, shift, prefix, counts):
-    """Count float32 magnitude patterns by 16 of their bits: the upper ones, or the lower ones below `prefix`."""
+def key_histogram(x, upper, counts):
+    """Count keys by their upper half (`upper` is -1), or by the lower half of those whose upper half is `upper`."""
+    sign = np.uint32(0x80000000)
+    if upper < 0:
+        for i in range(x.size):
+            bits = np.float32(np.float32(x[i]) + np.float32(0.0)).view(np.uint32)  # -0.0 becomes 0.0
+            counts[((~bits if bits & sign else bits | sign) >> np.uint32(16))] += 1
+        counts[:0x7F] = 0  # NaN does not count
+        counts[0xFF81:] = 0
+        return
     for i in range(x.size):
-        pattern = np.float32(abs(x[i])).view(np.uint32)
-        if shift == 16:
-            counts[pattern >> np.uint32(16)] += 1
-        elif pattern >> np.uint32(16) == np.uint32(prefix):
-            counts[pattern & np.uint32(0xFFFF)] += 1
+        bits = np.float32(np.float32(x[i]) + np.float32(0.0)).view(np.uint32)
+        key = ~bits if bits & sign else bits | sign
+        if key >> np.uint32(16) == np.uint32(upper):
+            counts[key & np.uint32(0xFFFF)] += 1
 
 
 @_jit

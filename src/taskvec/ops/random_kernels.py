@@ -39,3 +39,21 @@ def mask_rows(x, keys, start, thresholds, out):
         key, threshold = keys[t], thresholds[t]
         for i in range(x.shape[1]):
             out[t, i] = x[t, i] if bits53(key, start + np.uint64(i)) < threshold else np.float32(0.0)
+
+
+@_jit
+def l1_norms(x):
+    """The sum of magnitudes of each row: eight partial sums, added in order, in vector registers or not."""
+    out = np.zeros(x.shape[0])
+    lanes = np.empty(8)
+    whole = x.shape[1] // 8 * 8
+    for t in range(x.shape[0]):
+        lanes[:] = 0.0
+        for i in range(0, whole, 8):
+            for lane in range(8):
+                lanes[lane] += np.float64(abs(x[t, i + lane]))
+        for i in range(whole, x.shape[1]):
+            lanes[0] += np.float64(abs(x[t, i]))
+        for lane in range(8):
+            out[t] += lanes[lane]
+    return out
