@@ -8,6 +8,7 @@ from taskvec.errors import ParameterError
 from taskvec.ops.signs import Rule
 
 Dialect = Literal["paper", "mergekit", "peft"]
+TwoDialects = Literal["paper", "mergekit"]  # of methods that PEFT does not have
 Majority = Literal["total", "frequency"]
 
 

@@ -50,7 +50,8 @@ def _kernel(
         return None
     out = np.empty(block.shape[1])
     rule = _rule(dialect, aggregate, normalize, majority)
-    trimmed_vote(block, bars(state), np.array(coefficients), rule.codes, out)
+    lows = bars(state)
+    trimmed_vote(block, lows, np.full_like(lows, np.inf), np.array(coefficients), rule.codes, out)
     return out
 
 

@@ -16,9 +16,9 @@ _ROUNDING = 2.0**-40
 
 
 @_jit
-def _trim(x, bar, out):
+def _trim(x, low, high, out):
     for i in range(x.size):
-        out[i] = np.float64(x[i]) if abs(x[i]) >= bar else 0.0
+        out[i] = np.float64(x[i]) if low <= abs(x[i]) <= high else 0.0
 
 
 @_jit
@@ -90,15 +90,15 @@ def vote(rows, coefficients, rule, out):
 
 
 @_jit
-def trimmed_vote(x, bars, coefficients, rule, out):
-    """Keep what reaches the row's bar, then vote."""
+def trimmed_vote(x, lows, highs, coefficients, rule, out):
+    """Keep magnitudes from the row's low to its high, then vote."""
     rows = np.empty((x.shape[0], _STRIP))
     total, size = np.empty(_STRIP), np.empty(_STRIP)
     agreed, voters = np.empty(_STRIP), np.empty(_STRIP)
     for start in range(0, out.size, _STRIP):
         stop = min(start + _STRIP, out.size)
         for t in range(x.shape[0]):
-            _trim(x[t, start:stop], bars[t], rows[t])
+            _trim(x[t, start:stop], lows[t], highs[t], rows[t])
         _vote(rows, coefficients, rule, total, size, agreed, voters, out[start:stop])
 
 
@@ -124,5 +124,18 @@ def dropped_sum(x, keys, start, thresholds, divisors, coefficients, out):
         stop = min(at + _STRIP, out.size)
         for t in range(x.shape[0]):
             drop_row(x[t, at:stop], keys[t], start + np.uint64(at), thresholds[t], divisors[t], np.float32(0.0), row)
+            for i in range(stop - at):
+                out[at + i] += coefficients[t] * row[i]
+
+
+@_jit
+def trimmed_sum(x, lows, highs, coefficients, out):
+    """The weighted sum of the entries whose magnitude is from the row's low to its high."""
+    row = np.empty(_STRIP)
+    out[:] = 0.0
+    for at in range(0, out.size, _STRIP):
+        stop = min(at + _STRIP, out.size)
+        for t in range(x.shape[0]):
+            _trim(x[t, at:stop], lows[t], highs[t], row)
             for i in range(stop - at):
                 out[at + i] += coefficients[t] * row[i]
