@@ -2,7 +2,12 @@ import numpy as np
 
 from oracles import drawn, per_task
 
-SETTINGS = [{}, {"density": 1.0}, {"density": [0.3, 0.9], "seed": 5}, {"density": 0.1, "coefficients": [0.5, -2.0, 0.0]}]
+SETTINGS = [
+    {},
+    {"density": 1.0},
+    {"density": [0.3, 0.9], "seed": 5},
+    {"density": 0.1, "coefficients": [0.5, -2.0, 0.0]},
+]
 
 
 def dropped(x, name, seed, density):

@@ -17,10 +17,9 @@ def reference(stacks, *, density, coefficients, seed, dialect, normalize, rescal
     out = {}
     for name, x in stacks.items():
         stays = np.where(drawn(seed, name, x) < per_task(density, x), x, 0.0)
-        if dialect == "mergekit":
-            rows = l1_rescaled(stays, x) if rescale else stays
-        else:
-            rows = stays / per_task(density, x)
+        rows = stays if dialect == "mergekit" else stays / per_task(density, x)
+        if dialect == "mergekit" and rescale:
+            rows = l1_rescaled(stays, x)
         divisor = sum(coefficients) if normalize else 1.0
         out[name] = (per_task(coefficients, x) * rows).sum(0) / divisor
     return out

@@ -27,6 +27,4 @@ def reference(stacks, *, density, trim_density, seed, dialect, coefficients, nor
         return {n: peft_vote(x, coefficients, majority=majority) for n, x in dropped.items()}
     if not rescale:
         return {n: weighted_vote(s, coefficients, normalize=normalize) for n, s in stays.items()}
-    return {
-        n: weighted_vote(l1_rescaled(s, stacks[n]), coefficients, normalize=normalize) for n, s in stays.items()
-    }
+    return {n: weighted_vote(l1_rescaled(s, stacks[n]), coefficients, normalize=normalize) for n, s in stays.items()}

@@ -19,7 +19,11 @@ SETTINGS = [
 
 def reference(stacks, *, density, aggregate, dialect, coefficients, normalize, majority):
     if dialect != "paper":
-        return {n: per_tensor(x, density, dialect, coefficients, normalize, majority) for n, x in stacks.items()}
+        least = 1 if dialect == "mergekit" else 0
+        rows = {n: trimmed_tensor(x, density, least) for n, x in stacks.items()}
+        if dialect == "mergekit":
+            return {n: weighted_vote(x, coefficients, normalize=normalize) for n, x in rows.items()}
+        return {n: peft_vote(x, coefficients, majority=majority) for n, x in rows.items()}
     whole = flat(stacks)
     trimmed = np.stack([top(tau, kept(d, tau.size)) for tau, d in zip(whole, density, strict=True)])
     agrees = np.where((np.sign(trimmed) == elect(trimmed)), trimmed, 0.0)
@@ -31,11 +35,7 @@ def reference(stacks, *, density, aggregate, dialect, coefficients, normalize, m
     return unflat(merged[aggregate], stacks)
 
 
-def per_tensor(x, density, dialect, coefficients, normalize, majority):
+def trimmed_tensor(x, density, least):
     if not x[0].size:
-        return x[0]
-    least = 1 if dialect == "mergekit" else 0
-    trimmed = np.stack([top(d, max(least, math.floor(q * d.size))) for d, q in zip(x, density, strict=True)])
-    if dialect == "mergekit":
-        return weighted_vote(trimmed, coefficients, normalize=normalize)
-    return peft_vote(trimmed, coefficients, majority=majority)
+        return x
+    return np.stack([top(d, max(least, math.floor(q * d.size))) for d, q in zip(x, density, strict=True)])

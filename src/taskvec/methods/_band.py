@@ -18,7 +18,6 @@ from taskvec.ops.thresholds import kept
 Scope = Literal["tensor", "row"]
 
 
-
 def check_band(method: str, density: tuple[float, ...], gamma: float, dialect: str, scope: Scope) -> None:
     """Refuse a band that does not exist.
 
@@ -27,7 +26,9 @@ def check_band(method: str, density: tuple[float, ...], gamma: float, dialect: s
     """
     if dialect != "paper":
         if scope != "tensor":
-            raise ParameterError(f"{method}: scope='{scope}' has no meaning in the dialect '{dialect}'.", "leave it out.")
+            raise ParameterError(
+                f"{method}: scope='{scope}' has no meaning in the dialect '{dialect}'.", "leave it out."
+            )
         return
     for d in density:
         if d + gamma > 1.0:

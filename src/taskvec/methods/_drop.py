@@ -69,9 +69,7 @@ def left_over(kept: Any, **options: Any) -> Fold:
     return Fold(norms, ratios, **options)
 
 
-def drop_and_add(
-    stacked: Tensor, *, at: Place, seed: int, density: Any, divisors: Any, coefficients: Any
-) -> Tensor:
+def drop_and_add(stacked: Tensor, *, at: Place, seed: int, density: Any, divisors: Any, coefficients: Any) -> Tensor:
     """The weighted sum of what stays."""
     return (column(coefficients, stacked) * drop(stacked, at=at, seed=seed, density=density, divisors=divisors)).sum(0)
 

@@ -37,7 +37,9 @@ def probabilities(stacked: Tensor, *, density: Any, epsilon: float, dialect: Dia
     A row is a vector, or a slice of the first axis; in mergekit's dialect it runs along the second axis. Equal
     magnitudes are ranked by position.
     """
-    rows = stacked.reshape(stacked.shape[0], *([1] if stacked.ndim < 3 else [stacked.shape[1]]), -1)
+    slices = stacked.shape[1] if stacked.ndim > 2 else 1
+    width = math.prod(stacked.shape[2:]) if stacked.ndim > 2 else math.prod(stacked.shape[1:])
+    rows = stacked.reshape(stacked.shape[0], slices, width)
     if dialect == "mergekit" and stacked.ndim > 3:
         rows = stacked.flatten(3)
     axis = 2

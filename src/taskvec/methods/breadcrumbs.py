@@ -18,7 +18,7 @@ from taskvec.ops.vote_kernels import trimmed_sum
 
 
 def _check(
-    *, density: Any, gamma: float, scope: Scope, dialect: coefficients: Any, normalize: bool
+    *, density: Any, gamma: float, scope: Scope, dialect: TwoDialects, coefficients: Any, normalize: bool
 ) -> None:
     check_band("breadcrumbs", density, gamma, dialect, scope)
     only_in(("mergekit",), method="breadcrumbs", dialect=dialect, normalize=(normalize, False))
@@ -44,7 +44,7 @@ def _kernel(block: Any, *, state: Any, scope: Scope, coefficients: Any, normaliz
     dialects={"mergekit": {"density": 1.0, "gamma": 0.01}},
 )
 def breadcrumbs(
-    deltas: Float[Tensor, "task *shape"],
+    deltas: Float[Tensor, task *shape],
     *,
     density: Density = 0.15,
     gamma: Annotated[float, Range(0.0, 1.0, closed=True)] = 0.006,

@@ -17,19 +17,19 @@ from taskvec.ops.vote_kernels import trimmed_vote
 
 
 def _check(
-    *, density: Any, gamma: float, scope: Scope, dialect: coefficients: Any, normalize: bool
+    *, density: Any, gamma: float, scope: Scope, dialect: TwoDialects, coefficients: Any, normalize: bool
 ) -> None:
     check_band("breadcrumbs_ties", density, gamma, dialect, scope)
     given = {"normalize": (normalize, False), "coefficients": (coefficients, 1.0)}
     only_in(("mergekit",), method="breadcrumbs_ties", dialect=dialect, **given)
 
 
-def _rule(dialect: normalize: bool) -> Rule:
+def _rule(dialect: TwoDialects, normalize: bool) -> Rule:
     return Rule(divisor="none") if dialect == "paper" else vote_rule(dialect, normalize=normalize)
 
 
 def _kernel(
-    block: Any, *, state: Any, scope: Scope, dialect: coefficients: Any, normalize: bool, **_: Any
+    block: Any, *, state: Any, scope: Scope, dialect: TwoDialects, coefficients: Any, normalize: bool, **_: Any
 ) -> Any:
     if scope == "row":
         return None
@@ -49,7 +49,7 @@ def _kernel(
     dialects={"mergekit": {"density": 1.0, "gamma": 0.01}},
 )
 def breadcrumbs_ties(
-    deltas: Float[Tensor, "task *shape"],
+    deltas: Float[Tensor, task *shape],
     *,
     density: Density = 0.15,
     gamma: Annotated[float, Range(0.0, 1.0, closed=True)] = 0.006,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,7 +17,7 @@ from taskvec.methods._parameters import Coefficients, Density, Seed
     laws={"permutation", "homogeneous", "zero", "additive"},
 )
 def dare(
-    deltas: Float[Tensor, "task *shape"],
+    deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.8,
     coefficients: Coefficients = 1.0,

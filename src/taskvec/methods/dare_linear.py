@@ -31,7 +31,7 @@ def _folds(*, dialect: Dialect, rescale: bool, **_: Any) -> tuple[Fold, ...]:
     laws={"permutation", "homogeneous", "zero", "additive"},
 )
 def dare_linear(
-    deltas: Float[Tensor, "task *shape"],
+    deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.8,
     coefficients: Coefficients = 1.0,

@@ -73,7 +73,7 @@ def _kernel(
     dialects={"mergekit": {"trim_density": 1.0}, "peft": {"trim_density": 1.0}},
 )
 def dare_ties(
-    deltas: Float[Tensor, "task *shape"],
+    deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.8,
     trim_density: Density = 0.2,

@@ -44,7 +44,7 @@ def _kernel(
     dialects={"mergekit": {"epsilon": 0.15}},
 )
 def della(
-    deltas: Float[Tensor, "task *shape"],
+    deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.7,
     epsilon: NonNegative = 0.07,

@@ -48,7 +48,7 @@ def _kernel(
     dialects={"mergekit": {"epsilon": 0.15}},
 )
 def della_linear(
-    deltas: Float[Tensor, "task *shape"],
+    deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.7,
     epsilon: NonNegative = 0.07,

@@ -44,7 +44,15 @@ def _rule(dialect: Dialect, aggregate: str, normalize: bool, majority: Majority)
 
 
 def _kernel(
-    block: Any, *, state: Any, aggregate: str, dialect: Dialect, coefficients: Any, normalize: bool, majority: Any, **_: Any
+    block: Any,
+    *,
+    state: Any,
+    aggregate: str,
+    dialect: Dialect,
+    coefficients: Any,
+    normalize: bool,
+    majority: Any,
+    **_: Any,
 ) -> Any:
     if aggregate == "max":
         return None
@@ -63,7 +71,7 @@ def _kernel(
     laws={"permutation", "homogeneous", "zero"},
 )
 def ties(
-    deltas: Float[Tensor, "task *shape"],
+    deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.2,
     aggregate: Aggregate = "mean",

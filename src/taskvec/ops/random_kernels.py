@@ -25,7 +25,7 @@ def uniforms(keys, start, out):
 
 @_jit
 def drop_row(x, key, start, threshold, divisor, bar, out):
-    """x / divisor where the number drawn is below the threshold and |x| reaches the bar, else 0."""
+    """X / divisor where the number drawn is below the threshold and |x| reaches the bar, else 0."""
     for i in range(x.size):
         v = x[i]
         keep = bits53(key, start + np.uint64(i)) < threshold and abs(v) >= bar
@@ -34,7 +34,7 @@ def drop_row(x, key, start, threshold, divisor, bar, out):
 
 @_jit
 def mask_rows(x, keys, start, thresholds, out):
-    """x where the number drawn is below the threshold, else 0."""
+    """X where the number drawn is below the threshold, else 0."""
     for t in range(keys.size):
         key, threshold = keys[t], thresholds[t]
         for i in range(x.shape[1]):

@@ -52,7 +52,7 @@ def order_of(row, order, scratch, counts):
 
 @_jit
 def drop_ranked(x, keys, start, width, density, epsilon, divisors, out):
-    """x / p where the number drawn is below p = density - epsilon + 2 epsilon rank / (width - 1), else 0.
+    """X / p where the number drawn is below p = density - epsilon + 2 epsilon rank / (width - 1), else 0.
 
     Where a task's divisor is not 0, entries are divided by that instead.
     """
