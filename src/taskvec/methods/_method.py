@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -142,9 +143,9 @@ class MergeMethod:
                 where = f" in the dialect {dialect}" if key in defaults else ""
                 raise ParameterError(f"{self.name} needs a value for '{key}'{where}.", f"give {key}=….")
             values[key] = parameter.resolve(self.name, value, tasks)
-        bound = Bound(values)
-        self.check_at(bound.at(""))
-        return bound
+        found = Bound(values)
+        self.check_at(found.at(""))
+        return found
 
     def check_at(self, parameters: Mapping[str, Any]) -> None:
         """Refuse the parameters of one tensor that do not go together.
@@ -291,6 +292,9 @@ _GRAMS: Mapping[GramOf, Fold] = {
 }
 
 
+ENTRY_POINTS = "taskvec.methods"  # the group in which other packages name a module, or a MergeMethod in one
+
+
 def _load() -> None:
     """Import every public module beside this one, in name order: a method is its file."""
     for module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):
@@ -298,19 +302,45 @@ def _load() -> None:
             importlib.import_module(f"taskvec.methods.{module}")
 
 
+@functools.cache
+def _load_others() -> None:
+    """Import what other packages offer under the entry point group; importing registers it.
+
+    Raises:
+        ParameterError: one of them does not load; names it and its package.
+    """
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda p: (p.name, p.value)):
+        try:
+            point.load()
+        except Exception as error:
+            home = point.dist.name if point.dist is not None else "unknown"
+            raise ParameterError(
+                f"the method '{point.name}' ({point.value}, package {home}) does not load: {error!r}",
+                f"repair or uninstall the package {home}.",
+            ) from error
+
+
 def names() -> list[str]:
-    """The names of all registered methods."""
+    """The names of all registered methods, those of other packages among them.
+
+    Raises:
+        ParameterError: a method of another package does not load.
+    """
     _load()
+    _load_others()
     return sorted(_methods)
 
 
 def get(name: str) -> MergeMethod:
-    """The method registered under `name`.
+    """The method registered under `name`; other packages are asked only where it is none of ours.
 
     Raises:
         UnknownName: no such method; the nearest is suggested.
+        ParameterError: a method of another package does not load.
     """
     _load()
+    if name not in _methods:
+        _load_others()
     if name not in _methods:
         raise UnknownName.among(f"no merge method named '{name}'.", name, _methods)
     return _methods[name]

@@ -37,6 +37,7 @@ class PerTask:
 
 
 Fraction = Annotated[float, Range(0.0, 1.0)]
+Share = Annotated[float, Range(0.0, 1.0, closed=True)]
 NonNegative = Annotated[float, Range(0.0, closed=True)]
 Seed = Annotated[int, Range(0, 2**63 - 1, closed=True)]
 Coefficients = Annotated[float, PerTask()]

@@ -44,7 +44,7 @@ def _kernel(block: Any, *, state: Any, scope: Scope, coefficients: Any, normaliz
     dialects={"mergekit": {"density": 1.0, "gamma": 0.01}},
 )
 def breadcrumbs(
-    deltas: Float[Tensor, task *shape],
+    deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.15,
     gamma: Annotated[float, Range(0.0, 1.0, closed=True)] = 0.006,

@@ -49,7 +49,7 @@ def _kernel(
     dialects={"mergekit": {"density": 1.0, "gamma": 0.01}},
 )
 def breadcrumbs_ties(
-    deltas: Float[Tensor, task *shape],
+    deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.15,
     gamma: Annotated[float, Range(0.0, 1.0, closed=True)] = 0.006,

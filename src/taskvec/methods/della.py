@@ -83,6 +83,6 @@ def della(
     Differs from the paper: a vote of exactly 0 elects nobody; rows of one entry are allowed.
     """
     divisors = divisors_of(dialect, len(deltas), rescale, state)
-    options = {"at": at, "seed": seed, "density": density, "epsilon": epsilon}
+    options: Any = {"at": at, "seed": seed, "density": density, "epsilon": epsilon}
     left = drop_ranked(deltas, dialect=dialect, divisors=divisors, **options)
     return fuse(left, coefficients, vote_rule(dialect, normalize=normalize))

@@ -84,6 +84,6 @@ def della_linear(
     Differs from the paper: a plain sum (the published baselines without election divide by the sum of coefficients).
     """
     divisors = divisors_of(dialect, len(deltas), rescale, state)
-    options = {"at": at, "seed": seed, "density": density, "epsilon": epsilon}
+    options: Any = {"at": at, "seed": seed, "density": density, "epsilon": epsilon}
     left = drop_ranked(deltas, dialect=dialect, divisors=divisors, **options)
     return (column(shares(coefficients, normalize), deltas) * left).sum(0)

@@ -70,7 +70,8 @@ def combination(stacked: Tensor, coefficients: Tensor, unit: Unit | None) -> Ten
     flat = stacked.double().reshape(stacked.shape[0], -1)
     each = coefficients.double().reshape(-1, stacked.shape[0]).T
     spread: Any = each if each.shape[1] == 1 else each[:, unit_of(unit, shape, 0, flat.shape[1])]
-    return (spread * flat).sum(0).reshape(shape)
+    merged: Tensor = (spread * flat).sum(0).reshape(shape)
+    return merged
 
 
 def unit_of(unit: Unit | None, shape: tuple[int, ...], start: int, stop: int) -> npt.NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -54,12 +53,12 @@ def agree(kept: Tensor, elected: Tensor, *, aggregate: Aggregate = "mean") -> Te
     return total if aggregate == "sum" else total / (values != 0).sum(0).clamp(min=1)
 
 
-def column(values: Sequence[float] | Any, like: Tensor) -> Tensor:
+def column(values: Any, like: Tensor) -> Tensor:
     """One float64 number a task, in a shape that multiplies a stack (task, *shape) like `like`."""
     return torch.as_tensor(np.asarray(values, np.float64)).reshape(-1, *[1] * (like.ndim - 1))
 
 
-def fuse(kept: Tensor, coefficients: Sequence[float], rule: Rule) -> Tensor:
+def fuse(kept: Tensor, coefficients: Any, rule: Rule) -> Tensor:
     """The outcome, in float64, of a vote by `rule` over kept entries (task, *shape)."""
     values = kept.double()
     weights = column(coefficients, kept)
