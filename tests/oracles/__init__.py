@@ -64,3 +64,46 @@ def unflat(vector: np.ndarray, stacks: dict[str, np.ndarray]) -> dict[str, np.nd
         out[name] = vector[at : at + size].reshape(x.shape[1:])
         at += size
     return out
+
+
+def drawn(seed: int, name: str, x: np.ndarray) -> np.ndarray:
+    """The random number of every entry of (task, *shape); the function has tests of its own."""
+    from taskvec.ops.random import stream_keys, uniforms
+
+    keys = stream_keys(seed, [str(t) for t in range(len(x))], name)
+    return uniforms(keys, 0, math.prod(x.shape[1:])).reshape(x.shape)
+
+
+def per_task(values, x: np.ndarray) -> np.ndarray:
+    """One number a task, shaped to multiply (task, *shape)."""
+    return np.array(values, float).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def l1_rescaled(kept_rows: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """mergekit's rescaling: each task's tensor gets its L1 norm back, unless one of the two is below 1e-7."""
+    out = kept_rows.copy()
+    for t in range(len(x)):
+        before, after = np.abs(x[t]).sum(), np.abs(kept_rows[t]).sum()
+        if before >= 1e-7 and after >= 1e-7:
+            out[t] *= before / after
+    return out
+
+
+def weighted_vote(rows, coefficients, *, normalize):
+    """mergekit's consensus: votes are weighted, a zero vote is +."""
+    c = per_task(coefficients, rows)
+    u = c * rows
+    elected = np.where(elect(u) < 0, -1.0, 1.0)
+    agrees = (np.sign(u) == elected) & (u != 0)
+    mixed = np.where(agrees, u, 0.0).sum(0)
+    divisor = np.where(agrees, c, 0.0).sum(0)
+    return mixed / np.where(divisor == 0, 1.0, divisor) if normalize else mixed
+
+
+def peft_vote(rows, coefficients, *, majority):
+    """PEFT's: unweighted votes by value or sign, a zero vote is +, divided by the number of those who agree."""
+    votes = np.sign(rows) if majority == "frequency" else rows
+    elected = np.where(elect(votes) < 0, -1.0, 1.0)
+    agrees = (np.sign(rows) == elected) & (rows != 0)
+    mixed = np.where(agrees, per_task(coefficients, rows) * rows, 0.0).sum(0)
+    return mixed / np.maximum(agrees.sum(0), 1)

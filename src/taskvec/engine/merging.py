@@ -56,10 +56,12 @@ class Merging:
         self._layout = layout or Layout.of(specs)
         self._threads = threads
         self._states: States = {}
+        for name in specs:
+            method.check_at(bound.at(name))
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
         self._lock = threading.Lock()
-        self._whole: dict[str, Floats] = {}
+        self._blocks: dict[tuple[str, int], Any] = {}
         self._weights: dict[str, torch.Tensor | None] = {}
 
     def place(self, name: str, start: int) -> Place:
@@ -104,16 +106,47 @@ class Merging:
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]` of the flattened tensor, in float64."""
         self.fold()
-        method = self.method_for(name)
         weights = self.weights(name)
         if weights is not None:
             self._add_combination(weights, total, coefficient, name, start)
-        elif method.acts_on == "element":
-            for at in range(start, start + total.size, BLOCK):
-                stop = min(at + BLOCK, start + total.size)
-                total[at - start : stop - start] += coefficient * self._block(method, name, at, stop)
         else:
-            self._add_whole(method, total, coefficient, name, start)
+            self._add_blocks(total, coefficient, name, start)
+
+    def _add_blocks(self, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """A block at a time; blocks of rows begin before the range and end after it, where it cuts a row."""
+        row, stop = self._row(name), start + total.size
+        size = max(1, BLOCK // row) * row
+        for first in range(start - start % row, stop, size):
+            last = min(first + size, stop + -stop % row)
+            low, high = max(first, start), min(last, stop)
+            merged = self._block(name, first, last) if row <= BLOCK else self._held(name, first, last, high == last)
+            total[low - start : high - start] += coefficient * merged[low - first : high - first]
+
+    def _row(self, name: str) -> int:
+        """How many entries the method must see together: 1, a slice of the first axis, or the whole tensor."""
+        acts_on, spec = self._acts_on(name), self.specs[name]
+        if acts_on == "element" or not spec.numel:
+            return 1
+        return spec.numel // spec.shape[0] if acts_on == "row" and spec.shape else spec.numel
+
+    def _acts_on(self, name: str) -> str:
+        """As `MergeMethod.acts_on`; a vector is one row, so that it must be seen whole."""
+        method = self.method_for(name)
+        acts_on = method.unit_of(self._bound(method, name))
+        return "tensor" if acts_on == "row" and len(self.specs[name].shape) < 2 else acts_on
+
+    def _held(self, name: str, first: int, last: int, done: bool) -> Any:
+        """A block that several ranges read: computed for the first of them, dropped after the last (`done`)."""
+        with self._lock:
+            held = self._blocks.get((name, first))
+        if held is None:
+            held = self._block(name, first, last)
+        with self._lock:
+            if done:
+                self._blocks.pop((name, first), None)
+            else:
+                self._blocks[name, first] = held
+        return held
 
     def weights(self, name: str) -> torch.Tensor | None:
         """The coefficients of a linear combination (*unit, task), where the merge of this tensor is one."""
@@ -153,7 +186,9 @@ class Merging:
             source.add_to(row, coefficient, name, start)
             total += spread[:, task] * row
 
-    def _block(self, method: MergeMethod, name: str, start: int, stop: int) -> Any:
+    def _block(self, name: str, start: int, stop: int) -> Any:
+        """The merge of entries [start, stop), which are whole rows where the method acts on such; float64 (n,)."""
+        method, spec = self.method_for(name), self.specs[name]
         block, base = self.parts(self.stack(name, start, stop))
         options = {"state": self._state(name), "at": self.place(name, start), **self._bound(method, name)}
         compiled = method.kernel(block, **base, **options) if method.kernel is not None else None
@@ -161,32 +196,11 @@ class Merging:
             return compiled
         import torch
 
-        options |= {key: torch.from_numpy(row) for key, row in base.items()}
-        return method(torch.from_numpy(block), **options).double().numpy()
-
-    def _add_whole(self, method: MergeMethod, total: Floats, coefficient: float, name: str, start: int) -> None:
-        """Methods that need a whole tensor: computed at its first range, dropped after its last."""
-        with self._lock:
-            whole = self._whole.get(name)
-        if whole is None:
-            whole = self._tensor(method, name)
-            with self._lock:
-                self._whole[name] = whole
-        total += coefficient * whole[start : start + total.size]
-        if start + total.size == whole.size:
-            with self._lock:
-                self._whole.pop(name, None)
-
-    def _tensor(self, method: MergeMethod, name: str) -> Floats:
-        import torch
-
-        spec = self.specs[name]
-        rows: torch.Tensor = torch.from_numpy(self.stack(name, 0, spec.numel)).reshape(-1, *spec.shape)
-        stacked, base = self.parts(rows)
-        bound = self._bound(method, name)
-        merged = method(stacked, state=self._state(name), at=self.place(name, 0), **base, **bound)
-        values: Floats = merged.double().reshape(-1).numpy()
-        return values
+        acts_on, row = self._acts_on(name), self._row(name)
+        shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
+        options |= {key: torch.from_numpy(values).reshape(shape) for key, values in base.items()}
+        merged = method(torch.from_numpy(block).reshape(-1, *shape), **options)
+        return merged.double().reshape(-1).numpy()
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""

@@ -3,7 +3,8 @@
 The decorator derives the name (the function's), the parameters (its keyword-only arguments) and their ranges (from
 the annotations). Everything else a method needs is declared, so that the engine has no special cases:
 
-    acts_on    how finely the engine may cut: "element" (flat blocks of 65,536 entries), "row", "matrix", "tensor"
+    acts_on    how finely the engine may cut: "element" (flat blocks of 65,536 entries), "row" (between the slices of
+               the first axis; a vector is one row), "matrix", "tensor"; or a function of the parameters that says so
     space      "vector": stacked deltas; "point": stacked weights; "either": both
     base       for methods on points: "required", "optional" or "none". A function with an argument `base` receives the
                base's tensor there, and the stack holds the other inputs (folds and kernels likewise: the base's row).
@@ -17,6 +18,7 @@ the annotations). Everything else a method needs is declared, so that the engine
     weigh      the coefficients of the same merge, where it is a linear combination of the inputs summed in float64
                (None: for these parameters it is not)
     dialects   defaults that differ from the signature's in a `dialect` (REQUIRED: it has none there)
+    check      refuses parameters that do not go together: called with all of them, raises ParameterError
 
 A method that is always a linear combination of its inputs is declared with `linear_method` instead: its function
 maps their Gram matrix (or just their number) to one coefficient a task, and the engine never stacks anything.
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -89,7 +92,7 @@ class MergeMethod:
     name: str
     source: str
     laws: frozenset[str]
-    acts_on: ActsOn
+    acts_on: ActsOn | Callable[..., ActsOn]
     space: Literal["vector", "point", "either"]
     base: Literal["required", "optional", "none"]
     folds: Folds
@@ -102,10 +105,15 @@ class MergeMethod:
     weigh: Callable[..., Any] | None = None
     gram: Callable[..., GramOf | None] | None = None
     dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    check: Callable[..., None] | None = None
 
     def folds_for(self, bound: Bound) -> tuple[Fold, ...]:
         """The folds to run, in order; they may depend on the parameters (a dialect has its own scope)."""
         return self.folds(**bound.at("")) if callable(self.folds) else self.folds
+
+    def unit_of(self, parameters: Mapping[str, Any]) -> ActsOn:
+        """What the method acts on under these parameters."""
+        return self.acts_on(**parameters) if callable(self.acts_on) else self.acts_on
 
     @property
     def summary(self) -> str:
@@ -135,7 +143,18 @@ class MergeMethod:
                 where = f" in the dialect {dialect}" if key in defaults else ""
                 raise ParameterError(f"{self.name} needs a value for '{key}'{where}.", f"give {key}=….")
             values[key] = parameter.resolve(self.name, value, tasks)
-        return Bound(values)
+        found = Bound(values)
+        self.check_at(found.at(""))
+        return found
+
+    def check_at(self, parameters: Mapping[str, Any]) -> None:
+        """Refuse the parameters of one tensor that do not go together.
+
+        Raises:
+            ParameterError: says which.
+        """
+        if self.check is not None:
+            self.check(**parameters)
 
     def __call__(
         self, stacked: Tensor, *, state: Any = None, at: Place | None = None, base: Tensor | None = None, **bound: Any
@@ -151,7 +170,7 @@ _methods: dict[str, MergeMethod] = {}
 def merge_method(
     *,
     source: str,
-    acts_on: ActsOn = "element",
+    acts_on: ActsOn | Callable[..., ActsOn] = "element",
     space: Literal["vector", "point", "either"] = "vector",
     base: Literal["required", "optional", "none"] = "required",
     folds: Folds = (),
@@ -162,6 +181,7 @@ def merge_method(
     kernel: Callable[..., Any] | None = None,
     weigh: Callable[..., Any] | None = None,
     dialects: Mapping[str, Mapping[str, Any]] | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Tensor]], MergeMethod]:
     """Register the decorated function; see the module's docstring.
 
@@ -177,7 +197,7 @@ def merge_method(
                 function=function, name=name, source=source, laws=frozenset(laws), acts_on=acts_on, space=space,
                 base=base, folds=folds, otherwise=otherwise, least=least, most=most,
                 parameters=parameters_of(function), injected=frozenset(k for k in INJECTED if k in keywords),
-                kernel=kernel, weigh=weigh, dialects=dialects or {},
+                kernel=kernel, weigh=weigh, dialects=dialects or {}, check=check,
             )
         )  # fmt: skip
 
@@ -272,6 +292,9 @@ _GRAMS: Mapping[GramOf, Fold] = {
 }
 
 
+ENTRY_POINTS = "taskvec.methods"  # the group in which other packages name a module, or a MergeMethod in one
+
+
 def _load() -> None:
     """Import every public module beside this one, in name order: a method is its file."""
     for module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):
@@ -279,19 +302,45 @@ def _load() -> None:
             importlib.import_module(f"taskvec.methods.{module}")
 
 
+@functools.cache
+def _load_others() -> None:
+    """Import what other packages offer under the entry point group; importing registers it.
+
+    Raises:
+        ParameterError: one of them does not load; names it and its package.
+    """
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda p: (p.name, p.value)):
+        try:
+            point.load()
+        except Exception as error:
+            home = point.dist.name if point.dist is not None else "unknown"
+            raise ParameterError(
+                f"the method '{point.name}' ({point.value}, package {home}) does not load: {error!r}",
+                f"repair or uninstall the package {home}.",
+            ) from error
+
+
 def names() -> list[str]:
-    """The names of all registered methods."""
+    """The names of all registered methods, those of other packages among them.
+
+    Raises:
+        ParameterError: a method of another package does not load.
+    """
     _load()
+    _load_others()
     return sorted(_methods)
 
 
 def get(name: str) -> MergeMethod:
-    """The method registered under `name`.
+    """The method registered under `name`; other packages are asked only where it is none of ours.
 
     Raises:
         UnknownName: no such method; the nearest is suggested.
+        ParameterError: a method of another package does not load.
     """
     _load()
+    if name not in _methods:
+        _load_others()
     if name not in _methods:
         raise UnknownName.among(f"no merge method named '{name}'.", name, _methods)
     return _methods[name]

@@ -9,17 +9,19 @@ from taskvec.methods._method import Fold
 from taskvec.methods._order import order_folds
 
 
-def magnitude_folds(*, scope: Literal["tensor", "model"], ranks: Callable[..., Any]) -> tuple[Fold, Fold]:
+def magnitude_folds(
+    *, scope: Literal["tensor", "model"], ranks: Callable[..., Any], of: Callable[..., Any] | None = None
+) -> tuple[Fold, Fold]:
     """Two folds whose state is the float32 pattern of each task's k-th largest magnitude, as int64 (task,).
 
     `ranks(entries, tasks, **parameters)` gives each task's k; a task with k = 0 keeps nothing (its pattern is above
-    all).
+    all). `of(block, **what a step gets)` says what to rank instead of the block itself.
     """
 
-    def magnitudes(block: Any, **_: Any) -> Any:
+    def magnitudes(block: Any, **given: Any) -> Any:
         import numpy as np
 
-        return np.abs(block)
+        return np.abs(block if of is None else of(block, **given))
 
     def columns(counted: Any, entries: int, **parameters: Any) -> Any:
         return ranks(entries, counted.size, **parameters)[:, None]

@@ -50,7 +50,7 @@ class _Trial:
 
     def same(self, found: Result, expected: Mapping[str, Any], rows: Stacks, what: str) -> None:
         """Refuse a difference; `rows` tell how large one may be."""
-        entrywise = self.method.acts_on == "element"
+        entrywise = self.method.acts_on not in {"matrix", "tensor"}
         check_close(found, expected, rows, what=f"{self.method.name} {what}", rtol=self.rtol, entrywise=entrywise)
 
 
@@ -148,7 +148,7 @@ def check_reference(
         expected = reference({n: x.astype(np.float64) for n, x in rows.items()}, **bound)
         found = evaluate(it, rows, points=points, **parameters)
         what = f"{it.name} differs from its reference"
-        check_close(found, expected, rows, what=what, rtol=rtol, entrywise=it.acts_on == "element")
+        check_close(found, expected, rows, what=what, rtol=rtol, entrywise=it.acts_on not in {"matrix", "tensor"})
 
 
 def check_method(

@@ -115,7 +115,7 @@ def check_close(
             continue
         size = np.maximum(np.abs(b), np.abs(stack.astype(np.float64)).sum(0))
         size = size if entrywise else np.broadcast_to(size.max(), size.shape)
-        wrong = ~(np.abs(a - b) <= rtol * size)  # NaN is wrong, too
+        wrong = ~(np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) <= rtol * size))
         if wrong.any():
             at = tuple(int(i) for i in np.argwhere(wrong)[0])
             inputs = [float(row[at]) for row in stack]
