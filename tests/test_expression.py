@@ -34,6 +34,7 @@ def coefficients(vector: TaskVector) -> dict[int, float]:
         ("a*2*3/4", "2*a*3/4", {"a": 1.5}),
         ("-(a/3)", "-a/3", {"a": -1 / 3}),
         ("a - -2*b", "a + 2*b", {"a": 1.0, "b": 2.0}),
+        ("a + -b + -0.5*c", "a - b - 0.5*c", {"a": 1.0, "b": -1.0, "c": -0.5}),
         ("a-(b-(c+d))", "a - (b - (c + d))", {"a": 1.0, "b": -1.0, "c": 1.0, "d": 1.0}),
         ("(2-1)*a", "a", {"a": 1.0}),
         ("(a + b) - b", "(a + b) - b", {"a": 1.0, "b": 0.0}),
@@ -57,6 +58,7 @@ def test_an_expression_of_thousands_of_terms_or_factors_parses():
     assert parse(" + ".join(names)).names() == names
     assert parse("a" + "*2/2" * 5000).coefficients() == {"a": 1.0}
     assert parse("-" * 10001 + "a").coefficients() == {"a": -1.0}
+    assert parse("+".join(["(a)"] * 100)).coefficients() == {"a": 100.0}
     assert parse("1" * 300 + "*a").names() == ["a"]
 
 

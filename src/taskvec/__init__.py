@@ -21,11 +21,12 @@ from taskvec.vector import TaskVector as TaskVector
 if TYPE_CHECKING:
     from taskvec import methods as methods
     from taskvec.engine.merge import merge as merge
+    from taskvec.store import Store as Store
 
 __version__ = "0.1.0.dev0"
 
-# Public names whose modules import torch or transformers: loaded at first use.
-_LAZY = {"merge": "taskvec.engine.merge"}
+# Public names whose modules import torch or transformers, or are not needed by everyone: loaded at first use.
+_LAZY = {"Store": "taskvec.store", "merge": "taskvec.engine.merge"}
 _LAZY_ROOMS = ("methods",)
 
 

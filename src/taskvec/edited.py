@@ -146,7 +146,7 @@ class EditedSource(AbstractSource):
                     f"{leaf.describe()} was cut from another base: tensor '{name}' has the hash {expected or 'none'} "
                     f"there and {found} in {self.base.source.describe()} "
                     f"(fingerprints {leaf.base.whole()} and {self.base.fingerprints.whole()}).",
-                    "apply it to its own base, or use vector.rebased() if you mean it.",
+                    "apply it to its own base, or use vector.rebased() (--rebase) if you mean it.",
                 )
         with self._lock:
             self._checked.add(name)

@@ -322,5 +322,5 @@ def check_compatible(a: TaskVector, b: TaskVector) -> None:
     if first is not None and second is not None and first != second:
         raise SchemaError(
             f"the vectors were cut from two bases: {a.describe()} from {first}, {b.describe()} from {second}.",
-            "use vectors of one base, or vector.rebased() if you mean it.",
+            "use vectors of one base, or vector.rebased() (--rebase) if you mean it.",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,11 +10,13 @@ from typing import Any
 
 import yaml
 
+from taskvec.checkpoint.durable import fsync, write_durably
 from taskvec.checkpoint.files import lawful
 from taskvec.checkpoint.source import AbstractSource, Home
 
-_SKIP = ".safetensors .bin .pt .pth .ckpt .h5 .msgpack .onnx .gguf .tflite .ot .index.json"
-WEIGHTS = tuple(_SKIP.split(" "))
+_TORCH = ".safetensors .bin .pt .pth .ckpt .pkl .pickle .index.json"
+_OTHERS = ".h5 .keras .msgpack .npz .onnx .onnx_data .gguf .tflite .ot"
+WEIGHTS = (*_TORCH.split(), *_OTHERS.split())
 
 
 def write_side_files(source: AbstractSource, folder: Path, recipe: Mapping[str, Any]) -> None:
@@ -28,10 +29,8 @@ def write_side_files(source: AbstractSource, folder: Path, recipe: Mapping[str, 
             shutil.copyfile(path, target)
             if relative.name == "config.json":
                 _restate_dtype(target, source)
-            _fsync(target)
-    card = folder / "README.md"
-    card.write_text(model_card(home, folder, recipe), encoding="utf-8")
-    _fsync(card)
+            fsync(target)
+    write_durably(folder / "README.md", model_card(home, recipe))
 
 
 def _side_files(home: Home) -> Iterator[tuple[Path, Path]]:
@@ -72,7 +71,7 @@ def _restate_dtype(config: Path, source: AbstractSource) -> None:
     config.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def model_card(home: Home | None, folder: Path, recipe: Mapping[str, Any]) -> str:
+def model_card(home: Home | None, recipe: Mapping[str, Any]) -> str:
     """A README.md in the hub's convention: base_model, base_model_relation: merge, and the recipe."""
     base = str(recipe.get("base", {}).get("name", "")) if isinstance(recipe.get("base"), Mapping) else ""
     front: dict[str, Any] = {"base_model": [base] if base else [], "base_model_relation": "merge"}
@@ -96,11 +95,3 @@ def _license(home: Home | None) -> dict[str, Any]:
         front = None
     keys = ("license", "license_name", "license_link", "pipeline_tag", "library_name", "language")
     return {k: front[k] for k in keys if k in front} if isinstance(front, dict) else {}
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.checkpoint.staging import Staging
+from taskvec.checkpoint.written import Written
 from taskvec.errors import TaskVecError
-from taskvec.ops.dtypes import dtype_of
 from taskvec.ops.hashing import Hasher, hash_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 _GATHER = 1 << 20  # bytes below which writes to one part are gathered
 Progress = Callable[[int, int], None]  # units done, units in all
+Poll = Callable[[], None]  # called now and then by what scans for long; raises when the run has been stopped
+
+
+def never() -> None:
+    """The `Poll` of a scan that nothing stops."""
 
 
 @final
@@ -43,25 +48,13 @@ class Part:
     spec: TensorSpec
 
 
-@final
-@dataclass(frozen=True, slots=True)
-class Written:
-    """A part that is on the disk: where it lies in the data of its file, and the hash of its bytes."""
-
-    key: str
-    spec: TensorSpec
-    begin: int
-    end: int
-    hash: str
-
-
 class Unit(abc.ABC):
     """What is produced together, e.g. one tensor, or the parts into which a codec turned one tensor."""
 
     name: str
 
     @abc.abstractmethod
-    def parts(self) -> Sequence[Part]:
+    def parts(self, poll: Poll = never) -> Sequence[Part]:
         """The parts and their sizes; may have to scan the input, is called once, before `emit`."""
 
     @abc.abstractmethod
@@ -129,8 +122,10 @@ class OutputWriter:
 
     def run(self) -> dict[str, dict[str, list[Written]]]:
         """Write everything; returns, for each file, what each unit became."""
-        states = [self._start(f) for f in self._files]
+        self._staging.keep_only([f.name for f in self._files])
+        states: list[_FileState] = []
         try:
+            states.extend(self._start(f) for f in self._files)
             jobs = [(state, index) for state in states for index in range(len(state.plan.units))]
             with ThreadPoolExecutor(self._threads) as pool:
                 futures = [pool.submit(self._unit, state, index) for state, index in jobs]
@@ -151,7 +146,7 @@ class OutputWriter:
     def _start(self, plan: OutputFile) -> _FileState:
         path = self._staging.folder / plan.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _FileState(plan, os.open(path, os.O_RDWR | os.O_CREAT, 0o644))
+        return _FileState(plan, os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
 
     def _stop(self, error: BaseException) -> None:
         with self._turns:
@@ -159,14 +154,18 @@ class OutputWriter:
             self._failed.set()
             self._turns.notify_all()
 
+    def _poll(self) -> None:
+        if self._failed.is_set():
+            raise _Cancelled
+
     def _unit(self, state: _FileState, index: int) -> None:
         try:
             unit = state.plan.units[index]
-            kept, note = self._staging.finished(state.plan.name, unit.name)
-            parts = list(unit.parts()) if kept is None else [Part(w.key, w.spec) for w in kept]
+            kept, note = self._finished(state, unit)
+            parts = list(unit.parts(self._poll)) if kept is None else [Part(w.key, w.spec) for w in kept]
             places = self._allocate(state, index, parts)
-            if kept is None or not self._reusable(state, kept, places):
-                if kept is not None and list(unit.parts()) != parts:
+            if kept is None or [(w.begin, w.end) for w in kept] != [(p.begin, p.end) for p in places]:
+                if kept is not None and list(unit.parts(self._poll)) != parts:
                     raise AssertionError(f"unit '{unit.name}' changed its sizes between two runs")
                 kept = self._emit(state, unit, places)
                 note = unit.note()
@@ -185,8 +184,7 @@ class OutputWriter:
         """Give out offsets in unit order: wait for one's turn (the pool starts units in order, so it comes)."""
         with self._turns:
             self._turns.wait_for(lambda: state.turn == index or self._failed.is_set())
-            if self._failed.is_set():
-                raise _Cancelled
+            self._poll()
             places = []
             for part in parts:
                 places.append(Written(part.key, part.spec, state.end, state.end + part.spec.nbytes, ""))
@@ -199,8 +197,7 @@ class OutputWriter:
         sinks = {p.key: _PartSink(state.handle, state.plan.reserve + p.begin) for p in places}
 
         def write(key: str, array: np.ndarray[Any, Any]) -> None:
-            if self._failed.is_set():
-                raise _Cancelled
+            self._poll()
             sinks[key].write(memoryview(array.reshape(-1).view("u1").data))
 
         unit.emit(write)
@@ -210,13 +207,16 @@ class OutputWriter:
                 raise AssertionError(f"unit '{unit.name}' did not fill its part '{place.key}'")
         return [Written(p.key, p.spec, p.begin, p.end, sinks[p.key].hasher.hexdigest()) for p in places]
 
-    def _reusable(self, state: _FileState, kept: Sequence[Written], places: Sequence[Written]) -> bool:
-        """Whether a unit of an earlier run has this run's offsets, and its bytes are on the disk as recorded."""
-        if [(p.key, p.begin, p.end) for p in kept] != [(p.key, p.begin, p.end) for p in places]:
-            return False
+    def _finished(self, state: _FileState, unit: Unit) -> tuple[list[Written] | None, Any]:
+        """What an earlier run made of a unit, and its note, if its bytes are on the disk as recorded."""
+        kept, note = self._staging.finished(state.plan.name, unit.name)
+        return (kept, note) if kept is not None and self._is_intact(state, kept) else (None, None)
+
+    def _is_intact(self, state: _FileState, kept: Sequence[Written]) -> bool:
         for part in kept:
             hasher, at, end = Hasher(), state.plan.reserve + part.begin, state.plan.reserve + part.end
             while at < end:
+                self._poll()
                 data = os.pread(state.handle, min(end - at, 1 << 22), at)
                 if not data:
                     return False
@@ -273,16 +273,6 @@ def _write_all(handle: int, data: memoryview, at: int) -> None:
     while data:
         done = os.pwrite(handle, data, at)
         data, at = data[done:], at + done
-
-
-def written_to_json(parts: Sequence[Written]) -> list[list[Any]]:
-    """Parts as plain data, for the journal."""
-    return [[w.key, w.spec.dtype.code, list(w.spec.shape), w.begin, w.end, w.hash] for w in parts]
-
-
-def written_from_json(rows: Sequence[Sequence[Any]]) -> list[Written]:
-    """The inverse of `written_to_json`."""
-    return [Written(k, TensorSpec(tuple(shape), dtype_of(code)), b, e, h) for k, code, shape, b, e, h in rows]
 
 
 def plan_hash(files: Sequence[OutputFile], inputs: object) -> str:

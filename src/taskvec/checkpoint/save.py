@@ -9,18 +9,21 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.card import write_side_files
+from taskvec.checkpoint.durable import write_durably
 from taskvec.checkpoint.output import (
     OutputFile,
     OutputWriter,
     Part,
+    Poll,
     Progress,
     Unit,
-    Written,
     header_bytes,
+    never,
     plan_hash,
 )
 from taskvec.checkpoint.source import AbstractSource, Home, units
 from taskvec.checkpoint.staging import Staging
+from taskvec.checkpoint.written import Written
 from taskvec.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ class TensorUnit(Unit):
     def __init__(self, source: AbstractSource, name: str, key: str) -> None:
         self.name, self._key, self._source = name, key, source
 
-    def parts(self) -> Sequence[Part]:
+    def parts(self, poll: Poll = never) -> Sequence[Part]:
         """See the base class: the size is known from the header."""
         return (Part(self._key, self._source.specs[self.name]),)
 
@@ -83,7 +86,7 @@ def save_checkpoint(
         SchemaError: a vector in the checkpoint was cut from another base.
         NonFiniteError: NaN or Inf in an input or the result.
     """
-    destination = Path(os.path.abspath(path))
+    destination, workers = Path(os.path.abspath(path)), worker_count(threads)
     source = type(checkpoint).prepare(checkpoint, dtype, allow_nonfinite)
     single = _is_single(source.home, destination)
     recipes = _Recipes(source, recipe)
@@ -92,7 +95,7 @@ def save_checkpoint(
     plan = plan_hash(files, (inputs, dtype, allow_nonfinite, recipes.draft)) if inputs is not None else None
     with Staging(destination, plan=plan, force=force) as staging:
         staging.require(sum(f.reserve + sum(p.spec.nbytes for u in f.units for p in u.parts()) for f in files))
-        written = OutputWriter(staging, files, threads=threads or os.cpu_count() or 1, progress=progress).run()
+        written = OutputWriter(staging, files, threads=workers, progress=progress).run()
         if single:
             staging.publish(staging.folder / files[0].name)
         else:
@@ -213,12 +216,17 @@ def _write_indexes(folder: Path, written: Mapping[str, Mapping[str, Sequence[Wri
         write_durably(folder / parent / f"{stem}.safetensors.index.json", text)
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Write a small text file and force it to the disk."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+def worker_count(threads: int | None) -> int:
+    """The number of workers: one a processor unless the caller says how many.
+
+    Raises:
+        ParameterError: not a positive number.
+    """
+    if threads is None:
+        return os.cpu_count() or 1
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ParameterError(f"threads={threads!r} is not a positive number.", "leave it out for one a processor.")
+    return threads
 
 
 def parse_size(size: int | str) -> int:
@@ -235,7 +243,7 @@ def parse_size(size: int | str) -> int:
                 value = float(text.removesuffix(unit)) * scale
             except ValueError:
                 break
-            if value >= 1:
+            if 1 <= value < 1 << 63:
                 return int(value)
             break
     raise ParameterError(f"'{size}' is not a size in bytes.", "write it like 500MB, 5GB or 2GiB.")

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from taskvec.checkpoint.output import Poll, never
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.delta import BLOCK, Factors
-from taskvec.errors import ParameterError, UnknownName
+from taskvec.errors import FormatError, ParameterError, UnknownName
+from taskvec.ops.dtypes import DType, dtype_of
 from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
@@ -30,8 +32,8 @@ class AbstractEncoder(abc.ABC):
     exact: bool = False
 
     @abc.abstractmethod
-    def measure(self) -> Mapping[str, TensorSpec]:
-        """The parts by role; sets `kind` and `exact`."""
+    def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
+        """The parts by role; sets `kind` and `exact`. A scan calls `poll` at every block."""
 
     @abc.abstractmethod
     def emit(self, write: Write) -> None:
@@ -80,7 +82,11 @@ class AbstractCodec(abc.ABC):
     """A frozen dataclass of parameters with `encoder` and `decoder`; registered under its class attribute `name`."""
 
     name: ClassVar[str]
-    exact: ClassVar[bool] = False  # whether decode(encode(x)) is x, and tuned checkpoints are restored bit for bit
+
+    @property
+    def exact(self) -> bool:
+        """Whether a tuned checkpoint is restored bit for bit from its base."""
+        return False
 
     @abc.abstractmethod
     def encoder(self, vector: TaskVector, name: str, *, allow_nonfinite: bool) -> AbstractEncoder:
@@ -158,11 +164,27 @@ def make(name: str, parameters: Mapping[str, Any]) -> AbstractCodec:
     return cls(**parameters)
 
 
-def blocks(vector: TaskVector, name: str) -> Iterator[Floats]:
+def blocks(vector: TaskVector, name: str, poll: Poll = never) -> Iterator[Floats]:
     """The delta of `name` in runs of at most 65,536 float64 values."""
     n = vector.specs[name].numel
     for start in range(0, n, BLOCK):
+        poll()
         yield vector.values(name, start, min(start + BLOCK, n))
+
+
+def check_dtype(where: str, name: object) -> DType:
+    """A floating-point dtype.
+
+    Raises:
+        ParameterError: it is not.
+    """
+    try:
+        dtype = dtype_of(name)
+    except FormatError as error:
+        raise ParameterError(f"{where}: {error.fact}", error.fix) from error
+    if not dtype.moves:
+        raise ParameterError(f"{where}={dtype} is not a floating-point type.")
+    return dtype
 
 
 def check_fraction(where: str, value: object) -> float:

@@ -25,8 +25,11 @@ class RelativeError:
         largest = float(np.max(np.abs(delta), initial=0.0))
         if largest == 0.0:
             return
-        if self._exponent is None:
-            self._exponent = math.frexp(largest)[1]
+        exponent = math.frexp(largest)[1]
+        if self._exponent is None or exponent > self._exponent:
+            shift = 2 * ((self._exponent or 0) - exponent)
+            self._lost, self._total = math.ldexp(self._lost, shift), math.ldexp(self._total, shift)
+            self._exponent = exponent
         scaled = np.ldexp(delta, -self._exponent)
         rest = np.ldexp(decoded, -self._exponent) - scaled
         self._lost += float(np.add.reduce(rest * rest))

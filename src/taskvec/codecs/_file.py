@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.fingerprint import RecordedBase
 from taskvec.checkpoint.safetensors_file import SafetensorsFile
 from taskvec.checkpoint.source import TensorSpec, units
+from taskvec.checkpoint.strict_json import parse
 from taskvec.codecs._codec import AbstractDecoder, PartReader, get
 from taskvec.delta import AbstractDelta, Factors
 from taskvec.errors import FormatError, UnknownName
-from taskvec.ops.dtypes import dtype_of
+from taskvec.ops.dtypes import DTYPES
 from taskvec.ops.hashing import Hasher, hash_of
 
 if TYPE_CHECKING:
     from taskvec.ops.bits import Bits, Floats
 
 FORMAT = "1"
-KEYS = ("taskvec_version", "taskvec_codec", "taskvec_base", "taskvec_recipe", "taskvec_tensors")
+EXACT = ("zero", "dense")  # the codecs that can restore every bit
+KEYS = ("taskvec_codec", "taskvec_recipe", "taskvec_base", "taskvec_tensors", "taskvec_part")
 _AGAIN = "the file is damaged: get it again, or extract the vector again."
 
 
@@ -33,9 +38,12 @@ class FilePart(PartReader):
         self.name, self.file, self.fields = name, file, entry
         try:
             self.kind = str(entry["codec"])
-            self.spec = TensorSpec(tuple(int(d) for d in entry["shape"]), dtype_of(entry["dtype"]))
+            self.spec = TensorSpec(_shape(entry["shape"]), DTYPES[entry["dtype"]])
             self.parts = {str(role): (str(key), str(digest)) for role, (key, digest) in entry["parts"].items()}
             self.exact = entry["exact"] is True
+            self.error = float(entry.get("error", 0.0))
+            if not (self.spec.dtype.moves and math.isfinite(self.error)):
+                raise ValueError("a dtype that does not move, or an error that is not a number")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"the entry of tensor '{name}' in '{file.path}' is not valid.", _AGAIN) from error
         for role, (key, _) in self.parts.items():
@@ -43,6 +51,11 @@ class FilePart(PartReader):
                 raise FormatError(f"part '{role}' of tensor '{name}' ('{key}') is not in '{file.path}'.", _AGAIN)
         self._checked: set[str] = set()
         self._lock = threading.Lock()
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The fields that are the codec's own (`group`, `error`, …)."""
+        return {k: v for k, v in self.fields.items() if k not in ("codec", "shape", "dtype", "parts", "exact")}
 
     def roles(self) -> frozenset[str]:
         """See the base class."""
@@ -83,26 +96,21 @@ class FilePart(PartReader):
 
 
 @final
-class FileDelta(AbstractDelta):
-    """A task-vector file (or a folder of them) as a leaf."""
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """What the metadata of one file say."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-        if not files:
-            raise FormatError(f"'{path}' holds no *.safetensors file.", "name a task vector.")
-        self.parts: dict[str, FilePart] = {}
-        tables = [self._read(file) for file in files]
-        self.codec, self.recipe_of_origin, base, self.version = tables[0]
-        if any(t != tables[0] for t in tables[1:]):
-            raise FormatError(f"the files in '{path}' differ in codec, recipe or base.", "keep one vector a folder.")
-        self.base = _base(path, base)
-        self.specs = {n: p.spec for n, p in self.parts.items()}
-        self.partial = self.base is None or any(n not in self.specs for n in self.base.tensors())
-        self.exact = bool(self.parts) and all(p.exact for p in self.parts.values())
-        self._decoders: dict[str, AbstractDecoder] = {}
+    file: SafetensorsFile
+    codec: dict[str, Any]
+    recipe: dict[str, Any]
+    base: Any
+    tensors: dict[str, Any]
+    version: str
+    part: str  # "i of n": which of the files of a folder this is
 
-    def _read(self, path: Path) -> tuple[dict[str, Any], dict[str, Any], Any, str]:
+    @classmethod
+    def read(cls, path: Path) -> _Tables:
+        """Parse the metadata of `path`."""
         file = SafetensorsFile(path)
         version = file.metadata.get("taskvec_format")
         if version is None:
@@ -112,25 +120,64 @@ class FileDelta(AbstractDelta):
             )
         if version != FORMAT:
             raise FormatError(
-                f"'{path}' has the task-vector format '{version}'; this taskvec reads {FORMAT}.", "update."
+                f"'{path}' has the task-vector format '{version}'; this taskvec reads {FORMAT}.", "update taskvec."
             )
         try:
-            tables = {key: json.loads(file.metadata[key]) for key in KEYS if key != "taskvec_version"}
-            table, codec, recipe = tables["taskvec_tensors"], tables["taskvec_codec"], tables["taskvec_recipe"]
-            if not all(isinstance(t, dict) for t in (table, codec, recipe)) or not isinstance(codec["name"], str):
-                raise ValueError
-        except (KeyError, ValueError, RecursionError) as error:
-            raise FormatError(f"the metadata of '{path}' are not those of a task vector.", _AGAIN) from error
-        used: set[str] = set()
-        for name, entry in table.items():
+            codec, recipe, base, tensors, part = (parse(file.metadata[key].encode()) for key in KEYS)
+            if not all(isinstance(t, dict) for t in (tensors, codec, recipe)) or not isinstance(codec["name"], str):
+                raise ValueError("a table is missing")
+            if not re.fullmatch("[0-9]{1,6} of [0-9]{1,6}", str(part)):
+                raise ValueError("it does not say which file of how many it is")
+        except (KeyError, ValueError) as error:
+            raise FormatError(f"the metadata of '{path}' are not those of a task vector ({error}).", _AGAIN) from error
+        return cls(file, codec, recipe, base, tensors, file.metadata.get("taskvec_version", ""), part)
+
+
+def _check_complete(path: Path, tables: Sequence[_Tables]) -> None:
+    """Refuse a folder with a file missing or of another vector: what is not there would count as not moved."""
+    first = tables[0]
+    if any(
+        (t.codec, t.recipe, t.base, t.version) != (first.codec, first.recipe, first.base, first.version) for t in tables
+    ):
+        raise FormatError(f"the files in '{path}' differ in codec, recipe or base.", "keep one vector a folder.")
+    count = int(first.part.split(" of ")[1])
+    expected = {f"{i} of {count}" for i in range(1, min(count, len(tables)) + 1)}
+    if len(tables) != count or {t.part for t in tables} != expected:
+        have = ", ".join(f"'{t.file.path.name}' ({t.part})" for t in tables[:5])
+        raise FormatError(f"'{path}' is not all {count} files of its vector: {have}.", "open the whole folder.")
+
+
+@final
+class FileDelta(AbstractDelta):
+    """A task-vector file (or a folder of them) as a leaf."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        if not files:
+            raise FormatError(f"'{path}' holds no *.safetensors file.", "name a task vector.")
+        tables = [_Tables.read(file) for file in files]
+        _check_complete(path, tables)
+        self.codec, self.recipe_of_origin, self.version = tables[0].codec, tables[0].recipe, tables[0].version
+        self.files = tuple(t.file for t in tables)
+        self.parts: dict[str, FilePart] = {}
+        for t in tables:
+            self._add_parts(t)
+        self.base = _base(path, tables[0].base)
+        self.specs = {n: p.spec for n, p in self.parts.items()}
+        self.partial = self.base is None or any(n not in self.specs for n in self.base.tensors())
+        self.exact = bool(self.parts) and all(p.exact for p in self.parts.values())
+        self._decoders: dict[str, AbstractDecoder] = {}
+
+    def _add_parts(self, tables: _Tables) -> None:
+        used: list[str] = []
+        for name, entry in tables.tensors.items():
             if name in self.parts:
                 raise FormatError(f"tensor '{name}' is in two files of '{self.path}'.", "keep one of them.")
-            part = FilePart(file, name, entry)
-            used |= {key for key, _ in part.parts.values()}
-            self.parts[name] = part
-        if used != set(file.specs) or sum(len(p.parts) for p in self.parts.values() if p.file is file) != len(used):
-            raise FormatError(f"the tensors of '{path}' are not exactly the parts of its table.", _AGAIN)
-        return codec, recipe, tables["taskvec_base"], file.metadata.get("taskvec_version", "")
+            self.parts[name] = FilePart(tables.file, name, entry)
+            used += [key for key, _ in self.parts[name].parts.values()]
+        if sorted(used) != sorted(tables.file.specs):
+            raise FormatError(f"the tensors of '{tables.file.path}' are not exactly the parts of its table.", _AGAIN)
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """See the base class."""
@@ -152,9 +199,12 @@ class FileDelta(AbstractDelta):
         if name not in self._decoders:
             part = self.parts[name]
             try:
-                self._decoders[name] = get(part.kind).decoder(part)
+                kind = get(part.kind)
             except UnknownName as error:
                 raise FormatError(f"tensor '{name}' in '{self.path}' needs an unknown codec: {error.fact}") from error
+            if part.exact and part.kind not in EXACT:
+                raise FormatError(f"tensor '{name}' in '{self.path}' claims to be exact as '{part.kind}'.", _AGAIN)
+            self._decoders[name] = kind.decoder(part)
         return self._decoders[name]
 
     def verify(self) -> None:
@@ -171,7 +221,7 @@ class FileDelta(AbstractDelta):
 
     def error(self) -> dict[str, float]:
         """The recorded relative error of each tensor (0 for an exact one)."""
-        return {n: float(p.fields.get("error", 0.0)) for n, p in self.parts.items()}
+        return {n: p.error for n, p in self.parts.items()}
 
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""
@@ -186,6 +236,12 @@ class FileDelta(AbstractDelta):
     def describe(self) -> str:
         """See the base class."""
         return f"'{self.path}'"
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(d) is int and d >= 0 for d in value) or math.prod(value) >= 1 << 60:
+        raise ValueError("not a shape")
+    return tuple(value)
 
 
 def _base(path: Path, table: Any) -> RecordedBase | None:

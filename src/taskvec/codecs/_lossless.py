@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, final
 
+from taskvec.checkpoint.output import Poll
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.codecs._codec import AbstractEncoder, Write, blocks
 from taskvec.errors import NonFiniteError
@@ -52,17 +53,17 @@ class Lossless(AbstractEncoder):
     def __init__(self, vector: TaskVector, name: str) -> None:
         self._vector, self._name, self._spec = vector, name, vector.specs[name]
 
-    def measure(self) -> Mapping[str, TensorSpec]:
+    def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class."""
         self.kind = "zero"
-        if self._vector.is_zero(self._name) or not any(b.any() for b in blocks(self._vector, self._name)):
+        if self._vector.is_zero(self._name) or not any(b.any() for b in blocks(self._vector, self._name, poll)):
             return {}
         self.kind = "dense"
-        self._dtype = next(d for d in candidates(self._spec.dtype) if self._holds(d))
+        self._dtype = next(d for d in candidates(self._spec.dtype) if self._holds(d, poll))
         return {"delta": TensorSpec(self._spec.shape, self._dtype)}
 
-    def _holds(self, dtype: DType) -> bool:
-        for values in blocks(self._vector, self._name):
+    def _holds(self, dtype: DType, poll: Poll) -> bool:
+        for values in blocks(self._vector, self._name, poll):
             check_finite(self._vector, self._name, values)
             if not holds(values, dtype):
                 return False

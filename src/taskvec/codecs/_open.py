@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from taskvec.adapter import open_adapter
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.open import is_adapter
 from taskvec.codecs._file import FileDelta
-from taskvec.codecs._write import save_vector
 from taskvec.errors import FormatError
 from taskvec.vector import TaskVector
 
@@ -25,5 +25,12 @@ def open_vector(path: Path, base: Checkpoint | None) -> TaskVector:
     return TaskVector(((1.0, leaf),))
 
 
+def write_vector(vector: TaskVector, path: Path, **options: Any) -> Path:
+    """See `taskvec.codecs._write.save_vector`; what only writing needs is imported when something is written."""
+    from taskvec.codecs._write import save_vector
+
+    return save_vector(vector, path, **options)
+
+
 TaskVector.reader = staticmethod(open_vector)
-TaskVector.writer = staticmethod(save_vector)
+TaskVector.writer = staticmethod(write_vector)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
+from taskvec.checkpoint.output import Poll
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.codecs._codec import AbstractDecoder, AbstractEncoder, PartReader, Write, blocks
 from taskvec.codecs._error import RelativeError
@@ -47,7 +48,7 @@ class QuantizingEncoder(AbstractEncoder):
         self._group, self._limit, self._codes_of, self._packed = group, limit, codes_of, packed
         self._error = RelativeError()
 
-    def measure(self) -> Mapping[str, TensorSpec]:
+    def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class."""
         spec = self._vector.specs[self._name]
         if self._vector.is_zero(self._name):
@@ -91,7 +92,8 @@ class DequantizingDecoder(AbstractDecoder):
         except ParameterError as error:
             raise FormatError(error.fact) from error
         self._part, self._packed, self._group = part, packed, int(group or 0)
-        if part.part_spec("codes") != codes or part.part_spec("scales") != scales_spec(part.spec, self._group):
+        expected = {"codes": codes, "scales": scales_spec(part.spec, self._group)}
+        if {role: part.part_spec(role) for role in (*expected, *part.roles())} != expected:
             raise FormatError(f"the parts of a quantised delta do not fit a tensor {part.spec}.")
 
     def add_to(self, total: Floats, coefficient: float, start: int) -> None:

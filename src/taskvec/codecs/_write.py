@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.fingerprint import BLANK
-from taskvec.checkpoint.output import OutputFile, OutputWriter, Part, Progress, Unit, Written, header_bytes, plan_hash
-from taskvec.checkpoint.save import parse_size
+from taskvec.checkpoint.output import (
+    OutputFile,
+    OutputWriter,
+    Part,
+    Poll,
+    Progress,
+    Unit,
+    header_bytes,
+    never,
+    plan_hash,
+)
+from taskvec.checkpoint.save import parse_size, worker_count
 from taskvec.checkpoint.source import TensorSpec, units
 from taskvec.checkpoint.staging import Staging
+from taskvec.checkpoint.written import Written
 from taskvec.codecs._codec import AbstractCodec, AbstractEncoder, Write, make
 from taskvec.codecs._file import FORMAT, FileDelta, FilePart
 from taskvec.errors import SchemaError
@@ -23,22 +34,22 @@ if TYPE_CHECKING:
     import numpy as np
 
 _COPY = 1 << 20
+MAIN = ("delta", "codes")  # the roles whose part bears the name of its tensor
 
 
 @final
 class EncodedUnit(Unit):
     """One tensor of a vector on its way through an encoder."""
 
-    def __init__(self, name: str, encoder: AbstractEncoder, spec: TensorSpec, check: Callable[[str], None]) -> None:
-        self.name, self._encoder, self._spec, self._check = name, encoder, spec, check
-        self._keys: dict[str, str] = {}
+    def __init__(
+        self, name: str, encoder: AbstractEncoder, keys: Mapping[str, str], check: Callable[[str], None]
+    ) -> None:
+        self.name, self._encoder, self._keys, self._check = name, encoder, keys, check
 
-    def parts(self) -> Sequence[Part]:
+    def parts(self, poll: Poll = never) -> Sequence[Part]:
         """See the base class."""
         self._check(self.name)
-        measured = self._encoder.measure()
-        self._keys = {role: key_of(self.name, role) for role in measured}
-        return [Part(self._keys[role], spec) for role, spec in measured.items()]
+        return [Part(self._keys[role], spec) for role, spec in self._encoder.measure(poll).items()]
 
     def emit(self, write: Callable[[str, np.ndarray[Any, Any]], None]) -> None:
         """See the base class."""
@@ -54,9 +65,16 @@ class EncodedUnit(Unit):
         }
 
 
-def key_of(name: str, role: str) -> str:
-    """The key of a part: the tensor's own name for its main part, else name#role."""
-    return name if role in ("delta", "codes") else f"{name}#{role}"
+def keys_of(roles: Mapping[str, Iterable[str]]) -> dict[str, dict[str, str]]:
+    """For each tensor, the key of each role: its own name for the main part, else name#role, with # while taken."""
+    taken, keys = set(roles), {}
+    for name, wanted in roles.items():
+        keys[name] = {role: name if role in MAIN else f"{name}#{role}" for role in wanted}
+        for role in wanted:
+            while role not in MAIN and keys[name][role] in taken:
+                keys[name][role] += "#"
+        taken |= set(keys[name].values())
+    return keys
 
 
 @final
@@ -66,7 +84,7 @@ class _Copy(AbstractEncoder):
     def __init__(self, part: FilePart) -> None:
         self._part, self.kind, self.exact = part, part.kind, part.exact
 
-    def measure(self) -> Mapping[str, TensorSpec]:
+    def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class."""
         return {role: self._part.part_spec(role) for role in self._part.parts}
 
@@ -79,8 +97,7 @@ class _Copy(AbstractEncoder):
 
     def fields(self) -> Mapping[str, Any]:
         """See the base class."""
-        own = ("codec", "shape", "dtype", "parts", "exact")
-        return {k: v for k, v in self._part.fields.items() if k not in own}
+        return self._part.extra
 
 
 def save_vector(
@@ -113,19 +130,20 @@ def save_vector(
         DestinationError: `path` exists (and not force), is being written, or the disk is full.
         SchemaError: vectors of two bases. NonFiniteError: NaN or Inf in an input.
     """
-    wanted = make(codec, parameters)
+    wanted, workers = make(codec, parameters), worker_count(threads)
     vector.check()
     wanted.check(vector)
     destination = Path(os.path.abspath(path))
     groups = list(_groups(vector, destination, shard_size))
-    files = [_VectorFile(vector, wanted, name, names, allow_nonfinite) for name, names in groups]
+    files = [
+        _VectorFile(vector, wanted, name, names, number=f"{i} of {len(groups)}", allow_nonfinite=allow_nonfinite)
+        for i, (name, names) in enumerate(groups, 1)
+    ]
     inputs = [leaf.inputs() for _, leaf in vector.terms]
     known = None if any(i is None for i in inputs) else (inputs, [c for c, _ in vector.terms])
     plan = plan_hash([f.output for f in files], (known, wanted.describe(), allow_nonfinite)) if known else None
     with Staging(destination, plan=plan, force=force) as staging:
-        OutputWriter(
-            staging, [f.output for f in files], threads=threads or os.cpu_count() or 1, progress=progress
-        ).run()
+        OutputWriter(staging, [f.output for f in files], threads=workers, progress=progress).run()
         staging.publish(staging.folder if shard_size is not None else staging.folder / files[0].output.name)
     return destination
 
@@ -149,19 +167,29 @@ class _VectorFile:
     """One output file with its encoders and its header."""
 
     def __init__(
-        self, vector: TaskVector, codec: AbstractCodec, file: str, names: Sequence[str], allow_nonfinite: bool
+        self,
+        vector: TaskVector,
+        codec: AbstractCodec,
+        file: str,
+        names: Sequence[str],
+        *,
+        number: str,
+        allow_nonfinite: bool,
     ) -> None:
-        self._vector, self._codec = vector, codec
+        self._vector, self._codec, self._number = vector, codec, number
+        leaf = vector.single()
+        self._copied = leaf if isinstance(leaf, FileDelta) and leaf.codec == codec.describe() else None
+        self._bounds = {n: self._bound(n) for n in names}
+        self._keys = keys_of(self._bounds)
         self._units = {n: self._unit(n, allow_nonfinite) for n in names}
         self.output = OutputFile(file, list(self._units.values()), self._metadata, self._reserve(names))
 
     def _unit(self, name: str, allow_nonfinite: bool) -> EncodedUnit:
-        leaf = self._vector.single()
-        if isinstance(leaf, FileDelta) and leaf.codec == self._codec.describe():
-            encoder: AbstractEncoder = _Copy(leaf.parts[name])
+        if self._copied is not None:
+            encoder: AbstractEncoder = _Copy(self._copied.parts[name])
         else:
             encoder = self._codec.encoder(self._vector, name, allow_nonfinite=allow_nonfinite)
-        return EncodedUnit(name, encoder, self._vector.specs[name], self._check_bases)
+        return EncodedUnit(name, encoder, self._keys[name], self._check_bases)
 
     def _check_bases(self, name: str) -> None:
         """Refuse a tensor that two leaves were cut from different bases of."""
@@ -177,24 +205,27 @@ class _VectorFile:
 
     def _reserve(self, names: Sequence[str]) -> int:
         """Bytes of the largest header that can come out."""
-        bounds = {n: self._bound(n) for n in names}
-        end = sum(s.nbytes for parts in bounds.values() for s in parts.values())
+        end = sum(s.nbytes for parts in self._bounds.values() for s in parts.values())
         places = [
-            Written(key_of(n, role), spec, end, end, "0" * HEX)
-            for n, parts in bounds.items()
+            Written(self._keys[n][role], spec, end, end, "0" * HEX)
+            for n, parts in self._bounds.items()
             for role, spec in parts.items()
         ]
         table = {
-            n: self._entry(n, "x" * 8, True, {role: [key_of(n, role), "0" * HEX] for role in parts}, _WIDEST)
-            for n, parts in bounds.items()
+            n: self._entry(
+                n, "x" * 8, False, {r: [key, "0" * HEX] for r, key in self._keys[n].items()}, self._widest(n)
+            )
+            for n in names
         }
         return len(header_bytes(places, self._strings(table, blank=True)))
 
     def _bound(self, name: str) -> Mapping[str, TensorSpec]:
-        leaf = self._vector.single()
-        if isinstance(leaf, FileDelta) and leaf.codec == self._codec.describe():
-            return {role: leaf.parts[name].part_spec(role) for role in leaf.parts[name].parts}
+        if self._copied is not None:
+            return {role: self._copied.parts[name].part_spec(role) for role in self._copied.parts[name].parts}
         return self._codec.bound(self._vector.specs[name])
+
+    def _widest(self, name: str) -> Mapping[str, Any]:
+        return _WIDEST if self._copied is None else self._copied.parts[name].extra
 
     def _entry(
         self, name: str, kind: str, exact: bool, parts: Mapping[str, Sequence[str]], fields: Mapping[str, Any]
@@ -219,6 +250,7 @@ class _VectorFile:
             "taskvec_base": self._base(blank=blank),
             "taskvec_recipe": self._recipe(blank=blank),
             "taskvec_tensors": table,
+            "taskvec_part": self._number,
         }
         texts = {key: json.dumps(value, sort_keys=True, ensure_ascii=False) for key, value in values.items()}
         return {"taskvec_format": FORMAT, "taskvec_version": __version__, **texts}

@@ -6,13 +6,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
 
+from taskvec.checkpoint.output import Poll, never
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.codecs._codec import AbstractCodec, AbstractDecoder, AbstractEncoder, PartReader, Write, blocks, codec
+from taskvec.codecs._codec import (
+    AbstractCodec,
+    AbstractDecoder,
+    AbstractEncoder,
+    PartReader,
+    Write,
+    blocks,
+    check_dtype,
+    codec,
+)
 from taskvec.codecs._error import RelativeError
 from taskvec.codecs._lossless import Lossless, candidates, check_finite
 from taskvec.codecs._positions import Positions, position_dtype, position_kind, positions_spec
 from taskvec.delta import CHUNK, Difference
-from taskvec.errors import FormatError, NonFiniteError, ParameterError
+from taskvec.errors import FormatError, NonFiniteError
 from taskvec.ops.dtypes import DTYPES, DType, dtype_of
 from taskvec.vector import TaskVector
 
@@ -32,10 +42,12 @@ class Dense(AbstractCodec):
     def __post_init__(self) -> None:
         if self.dtype == "exact":
             return
-        known = dtype_of(self.dtype)
-        if not known.moves:
-            raise ParameterError(f"codec 'dense': dtype={self.dtype} is not a floating-point type.")
-        object.__setattr__(self, "dtype", known.code)
+        object.__setattr__(self, "dtype", check_dtype("codec 'dense': dtype", self.dtype).code)
+
+    @property
+    def exact(self) -> bool:
+        """See the base class."""
+        return self.dtype == "exact"
 
     def encoder(self, vector: TaskVector, name: str, *, allow_nonfinite: bool) -> AbstractEncoder:
         """See the base class."""
@@ -78,7 +90,7 @@ class _Exact(AbstractEncoder):
         self._choice = _Choice(self._spec.dtype, 0, 0)
         self.exact = True
 
-    def measure(self) -> Mapping[str, TensorSpec]:
+    def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class: one scan in the usual case, in which the tuned dtype holds nearly every difference."""
         self.kind = "zero"
         if self._leaf.is_zero(self._name):
@@ -86,7 +98,7 @@ class _Exact(AbstractEncoder):
         best: _Choice | None = None
         for dtype in candidates(self._spec.dtype):
             if best is None or self._spec.numel * dtype.itemsize < best.nbytes:
-                best = self._scan(dtype, best)
+                best = self._scan(dtype, best, poll)
         if best is None:
             raise AssertionError(f"float64 did not hold the deltas of '{self._name}'")
         self._choice = best
@@ -99,11 +111,11 @@ class _Exact(AbstractEncoder):
             parts["values"] = TensorSpec((best.patches,), self._spec.dtype)
         return parts
 
-    def _scan(self, dtype: DType, best: _Choice | None) -> _Choice | None:
+    def _scan(self, dtype: DType, best: _Choice | None, poll: Poll) -> _Choice | None:
         """The cost of storing in `dtype`; `best` where that is no better or the dtype cannot hold a difference."""
         each = position_dtype(self._spec.numel).itemsize + self._spec.dtype.itemsize
         size, patches, moved = self._spec.numel * dtype.itemsize, 0, False
-        for _, delta, wrong in self._differences(dtype):
+        for _, delta, wrong in self._differences(dtype, poll):
             patches += int(wrong.sum())
             moved = moved or bool(delta.any())
             if best is not None and size + patches * each >= best.nbytes:
@@ -112,7 +124,7 @@ class _Exact(AbstractEncoder):
             return best
         return _Choice(dtype, patches, size + patches * each if moved or patches else 0)
 
-    def _differences(self, dtype: DType) -> Iterator[tuple[int, Bits, Any]]:
+    def _differences(self, dtype: DType, poll: Poll = never) -> Iterator[tuple[int, Bits, Any]]:
         """(start, delta bits, 1 where a patch is needed) a chunk; the delta's buffer is used again."""
         import numpy as np
 
@@ -122,6 +134,7 @@ class _Exact(AbstractEncoder):
         buffer = np.empty(min(CHUNK, self._spec.numel), bits_dtype(dtype))
         self._overflowed = False
         for start in range(0, self._spec.numel, CHUNK):
+            poll()
             stop = min(start + CHUNK, self._spec.numel)
             before, after = base.block(self._name, start, stop), tuned.block(self._name, start, stop)
             delta = Block(buffer[: stop - start], dtype)
@@ -167,7 +180,7 @@ class _Cast(AbstractEncoder):
         self._vector, self._name, self._dtype = vector, name, dtype
         self._error = RelativeError()
 
-    def measure(self) -> Mapping[str, TensorSpec]:
+    def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class."""
         return {"delta": TensorSpec(self._vector.specs[self._name].shape, self._dtype)}
 
@@ -207,7 +220,8 @@ class DenseDecoder(AbstractDecoder):
             values, positions = part.part_spec("values"), part.part_spec("positions")
             fits = fits and values == TensorSpec(positions.shape, part.spec.dtype)
             fits = fits and positions == positions_spec(part.spec.numel, positions.numel)
-        if not fits:
+        roles = {"delta"} if self._patches is None else {"delta", "positions", "values"}
+        if not fits or part.roles() != roles:
             raise FormatError(f"the parts of a dense delta do not fit a tensor {part.spec}.")
 
     def add_to(self, total: Floats, coefficient: float, start: int) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, final
 
+from taskvec.checkpoint.output import Poll
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.codecs._codec import AbstractCodec, AbstractDecoder, AbstractEncoder, PartReader, Write, codec
-from taskvec.codecs._lossless import Lossless, holds
+from taskvec.codecs._lossless import Lossless, check_finite, holds
 from taskvec.delta import Factors
 from taskvec.errors import FormatError, ParameterError
 from taskvec.ops.dtypes import DTYPES
@@ -44,7 +45,7 @@ class Lora(AbstractCodec):
     def encoder(self, vector: TaskVector, name: str, *, allow_nonfinite: bool) -> AbstractEncoder:
         """See the base class."""
         factors = vector.factors(name)
-        return Lossless(vector, name) if factors is None else _Factored(factors)
+        return Lossless(vector, name) if factors is None else _Factored(vector, name, factors)
 
     def bound(self, spec: TensorSpec) -> Mapping[str, TensorSpec]:
         """See the base class: factors may be as large as the tensor, or it is dense."""
@@ -67,11 +68,13 @@ def matrix_shape(spec: TensorSpec) -> tuple[int, int]:
 class _Factored(AbstractEncoder):
     kind = "lora"
 
-    def __init__(self, factors: Factors) -> None:
+    def __init__(self, vector: TaskVector, name: str, factors: Factors) -> None:
+        for values in factors:
+            check_finite(vector, name, values)
         self._parts = {"a": factors.right, "b": factors.left}
         self._dtypes = {r: next(d for d in _TRIED if holds(x.reshape(-1), d)) for r, x in self._parts.items()}
 
-    def measure(self) -> Mapping[str, TensorSpec]:
+    def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class."""
         return {role: TensorSpec(x.shape, self._dtypes[role]) for role, x in self._parts.items()}
 
@@ -89,7 +92,7 @@ class _Product(AbstractDecoder):
         self._part = part
         a, b, (m, k) = part.part_spec("a"), part.part_spec("b"), matrix_shape(part.spec)
         two = len(a.shape) == len(b.shape) == 2 and a.dtype.moves and b.dtype.moves
-        if not two or a.shape[1] != k or b.shape[0] != m or a.shape[0] != b.shape[1]:
+        if part.roles() != {"a", "b"} or not two or a.shape[1] != k or b.shape[0] != m or a.shape[0] != b.shape[1]:
             raise FormatError(f"the factors {b} and {a} do not fit a tensor {part.spec}.")
         self._factors: Factors | None = None
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
+from taskvec.checkpoint.output import Poll
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.codecs._codec import (
     AbstractCodec,
@@ -15,6 +15,7 @@ from taskvec.codecs._codec import (
     PartReader,
     Write,
     blocks,
+    check_dtype,
     check_fraction,
     codec,
 )
@@ -25,14 +26,18 @@ from taskvec.ops.dtypes import DType, dtype_of
 from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from taskvec.ops.bits import Floats
+
+_STORED = ("F32", "BF16", "F16")
 
 
 @codec
 @final
 @dataclass(frozen=True, slots=True)
 class Sparse(AbstractCodec):
-    """Keep the ceil(density · n) largest entries of a tensor of n, and all that equal the last of them.
+    """Keep the ceil(density · n) largest entries of a tensor of n; among equals, those that come first.
 
     `threshold` instead keeps every entry with |x| > threshold. Values are ranked and stored as float32 (`dtype`:
     bfloat16 or float16 to save two bytes an entry). Zeros are never stored.
@@ -50,10 +55,10 @@ class Sparse(AbstractCodec):
             raise ParameterError("codec 'sparse': density and threshold exclude each other.", "give one of them.")
         if self.density is not None:
             object.__setattr__(self, "density", check_fraction("codec 'sparse': density", self.density))
-        if self.threshold is not None and not (math.isfinite(self.threshold) and self.threshold >= 0):
-            raise ParameterError(f"codec 'sparse': threshold={self.threshold!r} is not a number >= 0.")
-        dtype = dtype_of(self.dtype)
-        if dtype.code not in ("F32", "BF16", "F16"):
+        if self.threshold is not None and not _is_magnitude(self.threshold):
+            raise ParameterError(f"codec 'sparse': threshold={self.threshold!r} is not a number from 0 to 3e38.")
+        dtype = check_dtype("codec 'sparse': dtype", self.dtype)
+        if dtype.code not in _STORED:
             raise ParameterError(f"codec 'sparse': dtype={self.dtype} is not float32, bfloat16 or float16.")
         object.__setattr__(self, "dtype", dtype.code)
 
@@ -71,6 +76,10 @@ class Sparse(AbstractCodec):
         return _Scattering(part)
 
 
+def _is_magnitude(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 3e38
+
+
 def _parts(spec: TensorSpec, kept: int, dtype: DType) -> dict[str, TensorSpec]:
     return {"positions": positions_spec(spec.numel, kept), "values": TensorSpec((kept,), dtype)}
 
@@ -81,9 +90,9 @@ class _Selecting(AbstractEncoder):
         self._settings, self._vector, self._name = settings, vector, name
         self._dtype = dtype_of(settings.dtype)
         self._error = RelativeError()
-        self._pattern = 0
+        self._pattern, self._ties = 0, 0  # the least magnitude kept, and how many entries of just that magnitude
 
-    def measure(self) -> Mapping[str, TensorSpec]:
+    def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class: two passes for the threshold, one to count."""
         from taskvec.ops import thresholds
 
@@ -92,15 +101,33 @@ class _Selecting(AbstractEncoder):
         if self._vector.is_zero(self._name) or spec.numel == 0:
             return {}
         if self._settings.density is None:
-            self._pattern = thresholds.pattern_of(self._settings.threshold or 0.0) + 1
+            self._pattern, wanted = thresholds.pattern_of(self._settings.threshold or 0.0) + 1, spec.numel
         else:
-            k = thresholds.kept(self._settings.density, spec.numel)
-            self._pattern = thresholds.kth_largest_pattern(lambda: blocks(self._vector, self._name), k)
-        count = sum(thresholds.select(b, self._pattern)[0].size for b in blocks(self._vector, self._name))
-        if not count:
+            wanted = thresholds.kept(self._settings.density, spec.numel)
+            self._pattern = thresholds.kth_largest_pattern(lambda: blocks(self._vector, self._name, poll), wanted)
+            self._pattern = max(self._pattern, 1)
+        above, reached = 0, 0
+        for block in blocks(self._vector, self._name, poll):
+            above += thresholds.select(block, self._pattern + 1)[0].size
+            reached += thresholds.select(block, self._pattern)[0].size
+        self._ties = min(wanted, reached) - above
+        if not reached:
             return {}
         self.kind = "sparse"
-        return _parts(spec, count, self._dtype)
+        return _parts(spec, above + self._ties, self._dtype)
+
+    def _select(self, values: Floats) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Positions and float32 values of the entries of a block that are kept; the first ones of equal magnitude."""
+        import numpy as np
+
+        from taskvec.ops.thresholds import select
+
+        where, picked = select(values, max(self._pattern, 1))
+        tied = np.abs(picked).view(np.uint32) == self._pattern
+        first = tied.cumsum() <= self._ties
+        self._ties -= min(int(tied.sum()), self._ties)
+        keep = ~tied | first
+        return where[keep], picked[keep]
 
     def emit(self, write: Write) -> None:
         """See the base class.
@@ -111,12 +138,11 @@ class _Selecting(AbstractEncoder):
         import numpy as np
 
         from taskvec.ops.bits import Block, decode, encode
-        from taskvec.ops.thresholds import select
 
         kind = position_kind(self._vector.specs[self._name].numel)
         start = 0
         for values in blocks(self._vector, self._name):
-            where, picked = select(values, max(self._pattern, 1))
+            where, picked = self._select(values)
             encoded = encode(picked.astype(np.float64), self._dtype)
             decoded = np.zeros(values.size)
             decoded[where] = decode(Block(encoded, self._dtype))
@@ -142,7 +168,8 @@ class _Scattering(AbstractDecoder):
     def __init__(self, part: PartReader) -> None:
         self._part, self._positions = part, Positions(part)
         count, values = part.part_spec("positions").numel, part.part_spec("values")
-        if _parts(part.spec, count, values.dtype) != {r: part.part_spec(r) for r in part.roles()}:
+        found = {role: part.part_spec(role) for role in part.roles()}
+        if values.dtype.code not in _STORED or _parts(part.spec, count, values.dtype) != found:
             raise FormatError(f"the parts of a sparse delta do not fit a tensor {part.spec}.")
 
     def add_to(self, total: Floats, coefficient: float, start: int) -> None:

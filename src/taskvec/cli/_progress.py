@@ -1,0 +1,118 @@
+"""A bar on stderr for what takes more than a moment, silent when nobody looks; and an answer to Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, final
+
+from taskvec.cli._interrupt import Interrupted
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from taskvec.checkpoint.checkpoint import Checkpoint
+
+_DELAY = 1.0  # seconds: what is done by then needs no bar
+_PATIENCE = 0.3  # seconds that workers get, after Ctrl-C, to finish their chunk
+
+
+@final
+class Working:
+    """Long work on `what`: shows `label` and how many tensors are done; call it with (done, in all).
+
+    `kept` is the folder where a stopped run leaves what is finished (None: nowhere).
+
+    Ctrl-C stops the process within a second, even while workers are in the middle of a tensor; that is safe, since
+    everything that taskvec writes survives a kill.
+    """
+
+    def __init__(self, label: str, what: str, *, kept: Path | None, quiet: bool, last: str = "finishing") -> None:
+        self._label, self._last, self._what, self._kept = label, last, what, kept
+        self._done = self._total = 0
+        self._bar: Progress | None = None
+        self._lock = threading.RLock()
+        self._timer = threading.Timer(_DELAY, self._start)
+        self._timer.daemon = True
+        self._shown = sys.stderr.isatty() and not quiet
+        self._previous: Any = None
+
+    def __enter__(self) -> Working:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._interrupt)
+        if self._shown:
+            self._timer.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._clear()
+        if self._previous is not None and not isinstance(exception[1], Interrupted):
+            signal.signal(signal.SIGINT, self._previous)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Note how far the work is; from any thread."""
+        with self._lock:
+            self._done, self._total = max(done, self._done), total
+            self._update()
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tensors"))
+        with self._lock:
+            if not self._shown:
+                return
+            console = Console(stderr=True)
+            self._bar = Progress(*columns, TimeRemainingColumn(compact=True), console=console, transient=True)
+            self._bar.add_task(self._label, total=None)
+            self._bar.start()
+            self._update()
+
+    def _update(self) -> None:
+        if self._bar is not None:
+            label = self._last if self._total and self._done == self._total else self._label
+            (task,) = self._bar.task_ids
+            self._bar.update(task, completed=self._done, total=self._total or None, description=label)
+
+    def _clear(self) -> None:
+        self._timer.cancel()
+        with self._lock:
+            self._shown = False
+            if self._bar is not None:
+                self._bar.stop()
+                self._bar = None
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        error = Interrupted(self._what, self._kept, self._done, self._total)
+        timer = threading.Timer(_PATIENCE, self._leave, (error,))
+        timer.daemon = True
+        timer.start()
+        raise error
+
+    def _leave(self, error: Interrupted) -> None:
+        self._clear()
+        error.tell()
+        os._exit(130)
+
+
+def partial_of(output: Path) -> Path:
+    """Where an output grows until it is complete."""
+    return output.with_name(f".{output.name}.partial")
+
+
+def hash_all(checkpoint: Checkpoint, *, quiet: bool) -> str:
+    """The fingerprint of a checkpoint, with a bar while its tensors are read."""
+    fingerprints = checkpoint.fingerprints
+    names = fingerprints.names()
+    if fingerprints.known() is None:
+        with Working("hashing", "the fingerprint", kept=None, quiet=quiet) as working:
+            for done, name in enumerate(names, 1):
+                fingerprints.tensor(name)
+                working(done, len(names))
+    return fingerprints.whole()

@@ -1,0 +1,19 @@
+"""Evaluation: scores with standard errors, normalized accuracy, and the choice of scales on validation data."""
+
+from taskvec.callable_module import make_callable
+from taskvec.evaluate.patch import resident as resident
+from taskvec.evaluate.scores import Score as Score
+from taskvec.evaluate.scores import Scores as Scores
+from taskvec.evaluate.scores import normalized as normalized
+from taskvec.evaluate.scoring import Prepared as Prepared
+from taskvec.evaluate.scoring import evaluate as evaluate
+from taskvec.evaluate.scoring import prepare as prepare
+from taskvec.evaluate.scoring import score as score
+from taskvec.evaluate.search import ScaleRow as ScaleRow
+from taskvec.evaluate.search import ScaleSearch as ScaleSearch
+from taskvec.evaluate.search import search_negation as search_negation
+from taskvec.evaluate.search import search_scale as search_scale
+from taskvec.evaluate.selection import choose_best as choose_best
+from taskvec.evaluate.selection import choose_negation as choose_negation
+
+make_callable(__name__)

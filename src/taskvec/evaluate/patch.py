@@ -1,0 +1,57 @@
+"""Moving one resident model along a task vector, instead of loading a model for every scale."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from taskvec.errors import NonFiniteError, ParameterError, SchemaError, UnknownName
+
+Move = Callable[[float], None]
+
+
+@contextlib.contextmanager
+def resident(module: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[Move]:
+    """Yields `move(scale)`, which sets the weights to base + scale × delta; the base is what `module` holds now.
+
+    Tensors without a delta stay as they are; on leaving, the module holds its old weights bit for bit. Scale 0 gives
+    exactly the base.
+
+    Raises:
+        UnknownName: the module has no tensor of a delta's name.
+        SchemaError: a delta's shape differs from its tensor's, or the tensor is not floating-point.
+        NonFiniteError: a delta is not finite.
+    """
+    targets = _targets(module, delta)
+    base = {name: tensor.detach().clone() for name, tensor in targets.items()}
+
+    def move(scale: float) -> None:
+        if not abs(scale) < float("inf"):
+            raise ParameterError(f"scale={scale} is not a finite number.")
+        with torch.no_grad():
+            for name, tensor in targets.items():
+                tensor.copy_(base[name] if scale == 0 else torch.add(base[name], delta[name], alpha=scale))
+
+    try:
+        yield move
+    finally:
+        move(0)
+
+
+def _targets(module: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    tensors = module.state_dict(keep_vars=True)
+    for name, change in delta.items():
+        if name not in tensors:
+            raise UnknownName.among(f"the model has no tensor '{name}' that the delta moves.", name, tensors)
+        _check_pair(name, tensors[name], change)
+    return {name: tensors[name] for name in delta}
+
+
+def _check_pair(name: str, tensor: Tensor, change: Tensor) -> None:
+    if tensor.shape != change.shape:
+        raise SchemaError(f"the delta of '{name}' has shape {tuple(change.shape)}, the model {tuple(tensor.shape)}.")
+    if not tensor.is_floating_point():
+        raise SchemaError(f"the tensor '{name}' is {tensor.dtype} and cannot be moved.", "leave it out of the delta.")
+    if not change.isfinite().all():
+        raise NonFiniteError(f"the delta of '{name}' is not finite.")

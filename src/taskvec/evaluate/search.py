@@ -1,0 +1,146 @@
+"""Choosing a scale on validation data, with one resident model."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import final
+
+from torch import Tensor
+
+from taskvec.errors import ParameterError, UnknownName
+from taskvec.evaluate.patch import resident
+from taskvec.evaluate.scores import Scores, normalized
+from taskvec.evaluate.scoring import Prepared, PreparedTask, score
+from taskvec.evaluate.selection import BEST_MEAN_RULE, NEGATION_RULE, choose_best, choose_negation
+from taskvec.suites import Encoder
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ScaleRow:
+    """What validation said at one scale; `objective` is what the rule looked at."""
+
+    scale: float
+    objective: float
+    scores: Scores
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class ScaleSearch:
+    """The chosen scale, the rule that chose it, and the whole grid."""
+
+    scale: float
+    rule: str
+    rows: tuple[ScaleRow, ...]
+
+    def to_json(self) -> str:
+        """Scale, rule and the rows (scale, objective, one score a task) as a JSON object."""
+        return json.dumps(asdict(self), indent=2)
+
+    def save(self, path: str | Path) -> None:
+        """Writes `to_json()` to a file."""
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+
+def search_scale(
+    encoder: Encoder,
+    prepared: Prepared,
+    delta: Mapping[str, Tensor],
+    *,
+    scales: Iterable[float],
+    single: Scores,
+    autocast: bool = False,
+) -> ScaleSearch:
+    """The scale at which base + scale × delta has the best mean normalized accuracy on the prepared inputs.
+
+    `encoder` holds the base weights; it is moved from scale to scale and has its weights back afterwards.
+
+    Args:
+        encoder: the base model.
+        prepared: validation inputs, from `prepare(..., split="val")`.
+        delta: name → float32 tensor, e.g. a merged task vector; names that are missing do not move.
+        scales: the grid.
+        single: the single-task models' scores on the same inputs; their regime is that of the result.
+        autocast: as in `evaluate`.
+
+    Raises:
+        ParameterError: the grid is empty, the inputs are test data, or `single` is of another split.
+    """
+    grid = _grid(scales, prepared)
+    rows = []
+    for scale, scores in _along(encoder, prepared, delta, grid, single.regime, autocast=autocast):
+        rows.append(ScaleRow(scale, normalized(scores, single).mean, scores))
+    best = choose_best(grid, [row.objective for row in rows])
+    return ScaleSearch(best, BEST_MEAN_RULE, tuple(rows))
+
+
+def search_negation(
+    encoder: Encoder,
+    prepared: Prepared,
+    delta: Mapping[str, Tensor],
+    *,
+    target: str,
+    control: str,
+    scales: Iterable[float],
+    threshold: float = 0.95,
+    regime: str = "standard",
+    autocast: bool = False,
+) -> ScaleSearch:
+    """The scale at which base − scale × delta forgets the task `target` most while `control` keeps its accuracy.
+
+    Keeping means at least `threshold` of the accuracy at scale 0, which must be in the grid. Source: the negation
+    protocol of arXiv:2212.04089. `prepared` needs these two tasks only; other arguments as in `search_scale`.
+
+    Raises:
+        ParameterError: 0 is not in the grid, target and control are the same, or the inputs are test data.
+        UnknownName: target or control is not among the prepared tasks.
+    """
+    grid = _grid(scales, prepared)
+    if target == control:
+        raise ParameterError(f"the task '{target}' cannot be its own control.", "choose another control task.")
+    if 0 not in grid:
+        raise ParameterError(
+            f"the grid of scales {grid} lacks 0, where the control's base accuracy is measured.", "add 0 to it."
+        )
+    two = Prepared(suite=prepared.suite, split=prepared.split, tasks=_only(prepared, (target, control)))
+    backwards = {name: -change for name, change in delta.items()}
+    found = _along(encoder, two, backwards, grid, regime, autocast=autocast)
+    rows = tuple(ScaleRow(scale, scores[target].value, scores) for scale, scores in found)
+    targets, controls = zip(*((row.objective, row.scores[control].value) for row in rows), strict=True)
+    return ScaleSearch(choose_negation(grid, targets, controls, threshold=threshold), NEGATION_RULE, rows)
+
+
+def _grid(scales: Iterable[float], prepared: Prepared) -> list[float]:
+    grid = [float(scale) for scale in scales]
+    if not grid:
+        raise ParameterError("the grid of scales is empty.", "give at least one scale.")
+    if prepared.split == "test":
+        raise ParameterError("a scale may not be chosen on the split 'test'.", 'prepare the split "val".')
+    return grid
+
+
+def _only(prepared: Prepared, names: Iterable[str]) -> tuple[PreparedTask, ...]:
+    by_name = {each.task.name: each for each in prepared.tasks}
+    for name in names:
+        if name not in by_name:
+            raise UnknownName.among(f"the task '{name}' was not prepared.", name, by_name)
+    return tuple(by_name[name] for name in names)
+
+
+def _along(
+    encoder: Encoder,
+    prepared: Prepared,
+    delta: Mapping[str, Tensor],
+    grid: Iterable[float],
+    regime: str,
+    *,
+    autocast: bool,
+) -> list[tuple[float, Scores]]:
+    found = []
+    with resident(encoder.module, delta) as move:
+        for scale in grid:
+            move(scale)
+            found.append((scale, score(encoder, prepared, regime=regime, autocast=autocast)))
+    return found

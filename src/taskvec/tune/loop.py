@@ -1,0 +1,137 @@
+"""The loop that every regime shares: from an encoder and a task to a tuned encoder."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+import taskvec.tune.regimes  # noqa: F401  # registers them
+from taskvec.errors import NonFiniteError
+from taskvec.suites import Encoder, Head, Split, Task, class_name_head
+from taskvec.suites.head import DEFAULT_TEMPERATURE
+from taskvec.tune.regime import Run, regime_of
+from taskvec.tune.settings import Settings, learning_rate_at
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the progress callback gets after each step (1 … steps); accuracy is that of the batch before the step."""
+
+    step: int
+    steps: int
+    loss: float
+    accuracy: float
+    learning_rate: float
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """A fine-tuned encoder and how it was made; `losses` has one entry a step."""
+
+    encoder: Encoder
+    task: str
+    regime: str
+    settings: Settings
+    losses: tuple[float, ...]
+
+    def to_json(self) -> str:
+        """Task, regime, settings and losses as a JSON object."""
+        fields = {"task": self.task, "regime": self.regime, "settings": asdict(self.settings), "losses": self.losses}
+        return json.dumps(fields, indent=2)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the tuned model as an ordinary folder; see the encoder's `save`."""
+        return self.encoder.save(folder)
+
+
+def tune(
+    model: Encoder,
+    task: Task,
+    *,
+    regime: str = "standard",
+    head: Head | None = None,
+    settings: Settings | None = None,
+    progress: Callable[[Step], None] | None = None,
+) -> Tuned:
+    """Fine-tunes a copy of `model` on the task's training split; `model` itself does not change.
+
+    The loss is the cross-entropy of the labels under `head`, which stays frozen. Equal inputs, settings and number
+    of threads give equal weights; the global random state is neither read nor changed.
+
+    Args:
+        model: the base encoder.
+        task: its training split is used, nothing else.
+        regime: a name of `regime_names()`.
+        head: the frozen head; None embeds the task's class phrases with `model` as it is now, at temperature 20.
+        settings: the recipe; None for the defaults.
+        progress: called after every step.
+
+    Raises:
+        UnknownName: there is no such regime.
+        ParameterError: the training split is empty.
+        NonFiniteError: the loss or the gradient is not finite; the message names the step.
+    """
+    settings = Settings() if settings is None else settings
+    chosen = regime_of(regime)
+    split = task.split("train")
+    head = class_name_head(model, task, temperature=DEFAULT_TEMPERATURE) if head is None else head
+    run = chosen.prepare(model.duplicate())
+    autocast = chosen.autocast if settings.autocast is None else settings.autocast
+    optimizer = torch.optim.AdamW(list(run.parameters.values()), weight_decay=settings.weight_decay)
+    losses: list[float] = []
+    for number, positions in enumerate(_samples(split, settings), start=1):
+        rate = learning_rate_at(number, settings)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        texts = [split.texts[i] for i in positions]
+        logits = _logits(run, head, model, texts, autocast=autocast)
+        labels = torch.tensor([split.labels[i] for i in positions])
+        loss = nn.functional.cross_entropy(logits, labels)
+        where = f"task '{task.name}' at step {number}"
+        losses.append(_update(run, optimizer, loss, clip=settings.clip, where=where))
+        if progress is not None:
+            accuracy = (logits.argmax(dim=-1) == labels).float().mean().item()
+            progress(Step(number, settings.steps, losses[-1], accuracy, rate))
+    return Tuned(encoder=run.finish(), task=task.name, regime=regime, settings=settings, losses=tuple(losses))
+
+
+def _samples(split: Split, settings: Settings) -> Iterator[list[int]]:
+    """Positions of each step's batch: random permutations one after another, so every epoch sees every example."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    queue: list[int] = []
+    for _ in range(settings.steps):
+        while len(queue) < settings.batch_size:
+            queue += torch.randperm(len(split), generator=generator).tolist()
+        yield queue[: settings.batch_size]
+        del queue[: settings.batch_size]
+
+
+def _logits(run: Run, head: Head, model: Encoder, texts: list[str], *, autocast: bool) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        features = run.features(model.batch(texts))
+    return head.logits(features.float())
+
+
+def _update(run: Run, optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float, where: str) -> float:
+    value = loss.item()
+    optimizer.zero_grad(set_to_none=True)
+    _check_finite(value, "loss", where)
+    loss.backward()  # type: ignore[no-untyped-call]
+    _check_finite(nn.utils.clip_grad_norm_(list(run.parameters.values()), clip).item(), "gradient", where)
+    optimizer.step()
+    return value
+
+
+def _check_finite(value: float, what: str, where: str) -> None:
+    if not math.isfinite(value):
+        raise NonFiniteError(
+            f"the {what} on {where} is {value}.",
+            "lower the learning rate, or check the base model for NaN and Inf.",
+        )
