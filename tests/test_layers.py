@@ -15,7 +15,7 @@ GROUPS = [
     | {"adapter", "adapter_config", "lora"},
     {"codecs", "methods", "analyze"},
     {"store", "basis", "engine"},
-    {"recipes"},
+    {"recipes", "testing"},
     {"suites"},
     {"tune", "evaluate", "multitask"},
     {"report"},

@@ -9,7 +9,7 @@ import torch
 import taskvec as tv
 from oracles import agree_mean
 from taskvec import methods
-from taskvec.errors import ParameterError, SpaceError
+from taskvec.errors import NonFiniteError, ParameterError, SpaceError
 from taskvec.testing import evaluate
 
 
@@ -279,3 +279,31 @@ def test_an_input_may_be_called_base():
     base, model = models([1.0, 2.0], [1.5, 5.0])
     found = tv.merge("nearswap", {"base": model}, t=1.0, base=base)
     assert found["w"].tolist() == [1.5, 3.0]
+
+
+@pytest.mark.parametrize("method", ["nearswap", "linear", "slerp"])
+def test_a_tied_name_of_merged_points_reads_through(method):
+    shared = [torch.randn(6, 4, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    points = [tv.Checkpoint.from_tensors({"emb": x, "head": x, "b": x[0].clone()}) for x in shared]
+    options = {"linear": {}, "slerp": {"t": 0.5}, "nearswap": {"t": 0.5, "base": points[0]}}[method]
+    found = tv.merge(method, points[1:] if method == "nearswap" else points, **options)
+    assert torch.equal(found["head"], found["emb"])
+
+
+@pytest.mark.parametrize("where", ["base", "0"])
+def test_a_number_that_is_not_finite_is_refused_by_name(where):
+    base, other = models([1.0, 2.0], [1.0, 3.0])
+    (bad,) = models([1.0, float("nan")])
+    base, other = (bad, other) if where == "base" else (base, bad)
+    with pytest.raises(NonFiniteError, match=rf"tensor 'w' has NaN or Inf in '{where}'"):
+        tv.merge("nearswap", [other], t=0.1, base=base)["w"]
+
+
+def test_parameters_may_differ_from_tensor_to_tensor():
+    from taskvec.methods._parameters import PerTensor
+
+    x = [tv.Checkpoint.from_tensors({"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([1.0, 0.0])})]
+    y = [tv.Checkpoint.from_tensors({"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([0.0, 1.0])})]
+    found = tv.merge("slerp", x + y, t=PerTensor((("a", 0.0),), 1.0))
+    assert found["a"].tolist() == [1.0, 0.0]
+    assert found["b"].tolist() == [0.0, 1.0]

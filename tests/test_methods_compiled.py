@@ -1,6 +1,7 @@
 """Compiled merges against the plain functions, under real states; and the same bytes for any number of threads."""
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -49,18 +50,30 @@ def test_the_number_of_threads_is_no_input(name):
             assert all((first[n].view(np.uint64) == other[n].view(np.uint64)).all() for n in rows)
 
 
-@pytest.mark.parametrize("name", methods.names())
-def test_how_a_result_is_read_is_no_input(name):
-    method, options = methods.get(name), oracles.settings(name)[0]
-    if method.space == "point":
-        pytest.skip("points are read in bits")
-    rows = fit(method, MODEL)
-    vectors = [tv.TaskVector.from_tensors({n: torch.from_numpy(x[i]) for n, x in rows.items()}) for i in range(3)]
-    vectors = vectors[: len(rows["bias"])]
-    whole, pieces = (tv.merge(method, vectors, **options) for _ in range(2))
-    cuts = [0, 1, 65_536, 65_537, 69_999, 70_000]
-    parts = [pieces.values("bias", a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
+CUTS = [0, 1, 65_536, 65_537, 69_999, 70_000]
+
+
+def models(rows):
+    return [{n: torch.from_numpy(np.array(x[i])) for n, x in rows.items()} for i in range(len(rows["bias"]))]
+
+
+@pytest.mark.parametrize("name", [n for n in methods.names() if methods.get(n).space != "point"])
+def test_how_a_merged_vector_is_read_is_no_input(name):
+    method = methods.get(name)
+    vectors = [tv.TaskVector.from_tensors(model) for model in models(fit(method, MODEL))]
+    whole, pieces = (tv.merge(method, vectors, **oracles.settings(name)[0]) for _ in range(2))
+    parts = [pieces.values("bias", a, b) for a, b in pairwise(CUTS)]
     assert (np.concatenate(parts) == whole.values("bias", 0, 70_000)).all()
+
+
+@pytest.mark.parametrize("name", [n for n in methods.names() if methods.get(n).space != "vector"])
+def test_how_a_merged_checkpoint_is_read_is_no_input(name):
+    method = methods.get(name)
+    points = [tv.Checkpoint.from_tensors(model) for model in models(fit(method, MODEL, points=True))]
+    base = points.pop(0) if method.base == "required" else None
+    whole, pieces = (tv.merge(method, points, base=base, **oracles.settings(name)[0]).source for _ in range(2))
+    parts = [pieces.bits("bias", a, b) for a, b in pairwise(CUTS)]
+    assert (np.concatenate(parts) == whole.bits("bias", 0, 70_000)).all()
 
 
 # --- order statistics ----------------------------------------------------------------------------------------
