@@ -13,7 +13,7 @@ import oracles
 import taskvec as tv
 from taskvec import methods
 from taskvec.ops import competition_kernels, kernels, thresholds
-from taskvec.ops.gram import column_grams, gram, gram_of, row_grams, units
+from taskvec.ops.gram import column_grams, gram, gram_of, row_grams, unit_of, units
 from taskvec.testing import evaluate, fit, named
 from taskvec.testing.evaluation import check_close, spaces
 
@@ -138,6 +138,16 @@ def test_gram_matrices_of_tensors_rows_and_columns_are_their_definitions(shape, 
 )
 def test_units_of_a_tensor(unit, shape, expected):
     assert units(unit, shape) == expected
+
+
+@pytest.mark.parametrize("unit", ["tensor", "row", "column"])
+@pytest.mark.parametrize("shape", [(), (5,), (4, 3), (1, 6), (6, 1), (2, 3, 4)])
+def test_every_range_of_entries_knows_its_units(shape, unit):
+    inner, count = units(unit, shape)
+    entries = np.arange(int(np.prod(shape)))
+    for start in entries:
+        for stop in range(start, entries.size + 1):
+            assert (unit_of(unit, shape, start, stop) == entries[start:stop] // inner % count).all()
 
 
 def test_the_vectorised_functions_are_the_libraries_to_two_units():
