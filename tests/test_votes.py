@@ -80,16 +80,18 @@ def test_l1_norms_are_sums_of_magnitudes(n):
 @given(seed=seeds, n=st.integers(1, 300), grid=st.booleans())
 def test_magnitudes_are_ordered_as_a_stable_sort_orders_them(seed, n, grid):
     x, _ = block(seed, 1, n, grid=grid)
-    order, scratch = np.empty(n, np.int64), np.empty(n, np.int64)
-    rank_kernels.order_of(x[0], order, scratch, np.empty(2048, np.int64))
+    order = np.empty(n, np.int64)
+    rank_kernels.order_of(x[0], order, np.empty(n, np.uint64), np.empty(n, np.uint64))
     assert order.tolist() == np.argsort(np.abs(x[0]), kind="stable").tolist()
 
 
-def test_a_long_row_of_extremes_is_ordered():
+@pytest.mark.parametrize("n", [48, 49, 5000, 5999, 6000, 20_000])
+def test_a_long_row_of_extremes_is_ordered(n):
     rng = np.random.default_rng(0)
-    x = (rng.normal(size=5000) * 10.0 ** rng.integers(-44, 38, 5000)).astype(np.float32)
-    order, scratch = np.empty(5000, np.int64), np.empty(5000, np.int64)
-    rank_kernels.order_of(x, order, scratch, np.empty(2048, np.int64))
+    x = (rng.normal(size=n) * 10.0 ** rng.integers(-44, 38, n)).astype(np.float32)
+    x[: n // 3] = x[n // 2]
+    order = np.empty(n, np.int64)
+    rank_kernels.order_of(x, order, np.empty(n, np.uint64), np.empty(n, np.uint64))
     assert order.tolist() == np.argsort(np.abs(x), kind="stable").tolist()
 
 

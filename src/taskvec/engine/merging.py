@@ -76,14 +76,15 @@ class Merging:
         """
         import numpy as np
 
+        from taskvec.ops.bits import narrow
+
         out = np.empty((len(self._rows), stop - start), np.float32)
-        row64 = np.empty(stop - start)
-        with np.errstate(over="ignore"):
-            for row, (_, source) in zip(out, self._rows, strict=True):
-                row64.fill(0.0)
-                source.add_to(row64, 1.0, name, start)
-                row[:] = row64
-        if not np.isfinite(out).all():
+        row64, bad = np.empty(stop - start), 0
+        for row, (_, source) in zip(out, self._rows, strict=True):
+            row64.fill(0.0)
+            source.add_to(row64, 1.0, name, start)
+            bad += narrow(row64, row)
+        if bad:
             self._refuse(name, start, out)
         return out
 

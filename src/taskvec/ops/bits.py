@@ -104,6 +104,15 @@ def difference(base: Block, tuned: Block, delta: Block) -> Difference:
     return Difference(wrong, int(overflow), int(nonfinite))
 
 
+def narrow(x: Floats, out: npt.NDArray[np.float32]) -> int:
+    """`out = x` rounded to float32.
+
+    Returns:
+        How many results are not finite.
+    """
+    return int(kernels.narrow(x, out))
+
+
 def count_nonfinite(x: Block) -> int:
     """How many entries are NaN or infinite."""
     return int(kernels.count_nonfinite(x.bits, parameters(x.dtype)))
