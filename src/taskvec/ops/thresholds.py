@@ -36,15 +36,21 @@ def kept(density: float, n: int) -> int:
 def kth_largest_pattern(blocks: Stream, k: int) -> int:
     """The float32 bit pattern of the k-th largest |x| over all blocks, for k from 1 to the number of entries.
 
+    NaN is larger than any number.
+
     Raises:
         ParameterError: there is no k-th entry.
     """
-    upper = np.zeros(_HALF, np.int64)
+    upper, entries = np.zeros(_HALF, np.int64), 0
     for block in blocks():
+        entries += block.size
         kernels.key_histogram(np.abs(block), -1, upper)
-    if not 1 <= k <= int(upper.sum()):
-        raise ParameterError(f"there is no entry number {k} among {int(upper.sum())}.")
-    at, within = locate(upper, k)
+    if not 1 <= k <= entries:
+        raise ParameterError(f"there is no entry number {k} among {entries}.")
+    rank = k - (entries - int(upper.sum()))
+    if rank < 1:
+        return pattern_of(np.nan)
+    at, within = locate(upper, rank)
     lower = np.zeros(_HALF, np.int64)
     for block in blocks():
         kernels.key_histogram(np.abs(block), at, lower)
