@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from taskvec.adapter import open_adapter
+from taskvec.adapters.reader import open_adapter
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.vector import TaskVector
 

@@ -57,7 +57,7 @@ def test_every_registered_codec_is_held_to_this_suite() -> None:
     assert {options(c)["codec"] for c in CASES} | {"lora"} == set(tv.codecs.names())
 
 
-# --- exactness -----------------------------------------------------------------------------------------------------
+# --- exactness ---
 
 
 @pytest.mark.parametrize("tuned_code", FLOATS)
@@ -135,7 +135,7 @@ def test_nonfinite_values_are_kept_only_when_asked_for(tmp_path: Path) -> None:
     assert same_bits(tv.Checkpoint.open(tmp_path / "out.safetensors")["w"], tuned)
 
 
-# --- the lossy ones ------------------------------------------------------------------------------------------------
+# --- the lossy ones ---
 
 
 @pytest.mark.parametrize("case", LOSSY)
@@ -263,7 +263,7 @@ def test_exact_dense_takes_the_cheapest_dtype(tmp_path: Path) -> None:
     assert leaf_of(saved(tmp_path, high - far)).parts["w"].part_spec("delta").dtype.code == "F64"
 
 
-# --- refusals ------------------------------------------------------------------------------------------------------
+# --- refusals ---
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -332,7 +332,7 @@ def test_a_value_beyond_the_range_of_a_narrow_dtype_is_refused(tmp_path: Path) -
             (tuned - base).save(tmp_path / "v.tv.safetensors", **case)  # type: ignore[arg-type]
 
 
-# --- arithmetic and ranges -------------------------------------------------------------------------------------------
+# --- arithmetic and ranges ---
 
 
 def test_arithmetic_on_any_mix_of_codecs_is_that_of_the_decoded_values(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_ranges_of_factored_deltas_read_as_the_whole_does(tmp_path: Path) -> Non
         assert np.array_equal(again.values("q", start, stop), whole[start:stop])
 
 
-# --- the file ------------------------------------------------------------------------------------------------------
+# --- the file ---
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -510,7 +510,7 @@ def test_the_same_tensor_in_two_files_of_a_folder_is_refused(tmp_path: Path) -> 
         tv.TaskVector.open(folder)
 
 
-# --- files that lie --------------------------------------------------------------------------------------------------
+# --- files that lie ---
 
 
 def meta(path: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from raw_files import entry, good, indexed, raw
-from taskvec.adapter import open_adapter
+from taskvec.adapters.reader import open_adapter
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import TaskVecError
 

@@ -11,11 +11,10 @@ GROUPS = [
     {"errors", "_caret", "callable_module"},
     {"ops"},
     {"checkpoint"},
-    {"delta", "vector", "edited", "expression", "_expression_tree", "_expression_parser"}
-    | {"adapter", "adapter_config", "lora"},
+    {"delta", "vector", "edited", "expression", "_expression_tree", "_expression_parser"} | {"adapters"},
     {"codecs", "methods", "analyze"},
     {"store", "basis", "engine"},
-    {"recipes"},
+    {"recipes", "testing"},
     {"suites"},
     {"tune", "evaluate", "multitask"},
     {"report"},

@@ -10,8 +10,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from peft_models import Convs, Embedded, assert_merges, bert, edit, gpt2, merged, saved
-from taskvec.adapter import open_adapter
-from taskvec.adapter_config import AdapterConfig
+from taskvec.adapters.config import AdapterConfig
+from taskvec.adapters.reader import open_adapter
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import SchemaError, SpaceError
 from taskvec.vector import TaskVector

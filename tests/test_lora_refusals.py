@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from peft_models import Attention, Convs, bert, edit, merged, rewrite, saved
-from taskvec.adapter import open_adapter
+from taskvec.adapters.reader import open_adapter
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import FormatError, SchemaError
 from taskvec.vector import TaskVector

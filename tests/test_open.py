@@ -233,7 +233,7 @@ def test_a_checkpoint_of_100_gigabytes_opens_without_reading_it(tmp_path):
 def test_opening_imports_neither_torch_nor_numpy():
     code = (
         "import sys; from taskvec.checkpoint.checkpoint import Checkpoint\n"
-        "import taskvec.vector, taskvec.delta, taskvec.edited, taskvec.lora, taskvec.adapter\n"
+        "import taskvec.vector, taskvec.delta, taskvec.edited, taskvec.adapters.lora, taskvec.adapters.reader\n"
         f"c = Checkpoint.open({str(MINILM)!r}); c.layout(); assert len(c) > 100\n"
         "print([m for m in ('torch', 'numpy', 'transformers', 'huggingface_hub') if m in sys.modules])"
     )

@@ -33,9 +33,10 @@ def point(**tensors: torch.Tensor) -> Checkpoint:
     [
         (lambda: BASE + TUNED, "Checkpoint + Checkpoint is not defined: two points have no sum", "subtract the base"),
         (lambda: sum([BASE, TUNED]), "sum() of checkpoints is not defined", "sum task vectors"),
-        (lambda: 2 * BASE, "Checkpoint * 2 is not defined: a point has no multiple", "scale a task vector"),
-        (lambda: BASE * 0.5, "Checkpoint * 0.5 is not defined", "scale a task vector"),
-        (lambda: BASE / 2, "is not defined: a point has no multiple", "scale a task vector"),
+        (lambda: 2 * BASE, "a Checkpoint has no multiple: it is a point", "scale a task vector"),
+        (lambda: BASE * 0.5, "a Checkpoint has no multiple", "scale a task vector"),
+        (lambda: BASE / 2, "a Checkpoint has no multiple", "scale a task vector"),
+        (lambda: 1 - BASE, "int - Checkpoint is not defined", "subtract two checkpoints"),
         (lambda: -BASE, "-Checkpoint is not defined: a point has no opposite", "negate a task vector"),
         (lambda: BASE + 1, "Checkpoint + int is not defined", "add a TaskVector"),
         (lambda: BASE - 1.0, "Checkpoint - float is not defined", "add a TaskVector"),

@@ -45,7 +45,7 @@ def files(store: tv.Store) -> list[str]:
     return sorted(p.relative_to(store.path).as_posix() for p in store.path.rglob("*") if p.is_file())
 
 
-# --- what a store is ---------------------------------------------------------------------------------------------
+# --- what a store is ---
 
 
 def test_a_new_store_is_empty_and_knows_its_base(store: tv.Store) -> None:
@@ -156,7 +156,7 @@ def test_importing_the_store_loads_neither_torch_nor_numpy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-# --- names ---------------------------------------------------------------------------------------------------------
+# --- names ---
 
 NAMES = ["Math", "math", "MATH", "é", "e\u0301", "数学 α", "../../etc/passwd", "a/b", ".", "..", ".hidden", "con", " ",
          "a%2fb", "x" * 400, "x" * 401, "0" * 32, '"hash":"', "a~b", "c\\d", "vectors", "*?|<>:"]  # fmt: skip
@@ -204,7 +204,7 @@ def test_a_taken_name_is_refused_without_force(store: tv.Store) -> None:
     assert torch.equal(store["a"]["b"], vector(1)["b"])
 
 
-# --- another base ----------------------------------------------------------------------------------------------------
+# --- another base ---
 
 
 def other_base(store: tv.Store, *, shape: tuple[int, ...] = (6, 5), extra: bool = False) -> tv.Checkpoint:
@@ -273,7 +273,7 @@ def test_the_base_is_a_checkpoint(store: tv.Store, tmp_path: Path) -> None:
             make(store.path, base="base")  # type: ignore[arg-type]
 
 
-# --- refusals leave nothing ----------------------------------------------------------------------------------------
+# --- refusals leave nothing ---
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_what_is_no_store_is_not_opened(tmp_path: Path) -> None:
         tv.Store.open(tmp_path / "nowhere")
 
 
-# --- damage ----------------------------------------------------------------------------------------------------------
+# --- damage ---
 
 
 def corrupt(path: Path, at: int) -> None:
@@ -428,7 +428,7 @@ def test_a_vector_that_is_a_link_is_refused(store: tv.Store, tmp_path: Path) -> 
         store["a"]
 
 
-# --- manifests from strangers ----------------------------------------------------------------------------------------
+# --- manifests from strangers ---
 
 
 def rewrite(store: tv.Store, table: object) -> None:
@@ -578,7 +578,7 @@ def test_an_unsealed_flip_of_any_byte_of_the_manifest_is_found(store: tv.Store) 
             read_manifest(store.path, whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :])
 
 
-# --- leftovers -------------------------------------------------------------------------------------------------------
+# --- leftovers ---
 
 
 def test_leftovers_are_listed_ignored_and_removed_by_the_next_writer(store: tv.Store) -> None:
@@ -603,7 +603,7 @@ def test_leftovers_are_listed_ignored_and_removed_by_the_next_writer(store: tv.S
     assert young.exists()  # may still be resumed
 
 
-# --- two writers -----------------------------------------------------------------------------------------------------
+# --- two writers ---
 
 
 def add_many(path: Path, names: list[str], seed: int, barrier: object, outcome: object) -> None:

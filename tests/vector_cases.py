@@ -16,8 +16,8 @@ if "TASKVEC_CACHE" not in os.environ:  # never the user's own cache
     atexit.register(shutil.rmtree, os.environ["TASKVEC_CACHE"], ignore_errors=True)
 
 import taskvec as tv
+from taskvec.adapters.lora import LoraDelta, Pair, Part
 from taskvec.checkpoint.source import MemorySource, TensorSpec
-from taskvec.lora import LoraDelta, Pair, Part
 from taskvec.ops.dtypes import DTYPES
 
 FLOATS = ("F64", "F32", "BF16", "F16", "F8_E5M2", "F8_E4M3")

@@ -11,9 +11,9 @@ Nothing heavy is imported until it is needed: `import taskvec` loads neither tor
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from taskvec import adapter as _adapter  # noqa: F401  # fills `base+adapter`
 from taskvec import codecs as codecs
 from taskvec import edited as _edited  # noqa: F401  # fills the operators of Checkpoint
+from taskvec.adapters import reader as _adapter  # noqa: F401  # fills `base+adapter`
 from taskvec.checkpoint.checkpoint import Checkpoint as Checkpoint
 from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVector.open and .save
 from taskvec.vector import TaskVector as TaskVector

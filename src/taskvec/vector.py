@@ -35,7 +35,7 @@ class TaskVector:
     __slots__ = ("specs", "terms")
 
     # Filled by the codecs room.
-    reader: ClassVar[Callable[[Path, Checkpoint | None], TaskVector]]
+    reader: ClassVar[Callable[[str | Path, Checkpoint | None], TaskVector]]
     writer: ClassVar[Callable[..., Path]]
 
     def __init__(self, terms: tuple[Term, ...]) -> None:
@@ -44,14 +44,14 @@ class TaskVector:
 
     @classmethod
     def open(cls, path: str | Path, *, base: Checkpoint | None = None) -> TaskVector:
-        """Open a `*.tv.safetensors` file, a folder of them, or a PEFT LoRA adapter folder; reads headers only.
+        """Open a `*.tv.safetensors` file, a folder of them, or a LoRA adapter (folder or hub id); reads headers only.
 
         `base` is needed by adapters that carry whole tensors (biases, modules_to_save) or whose names must be matched.
 
         Raises:
             FormatError: not a task vector, or a damaged one.
         """
-        return cls.reader(Path(path), base)
+        return cls.reader(path, base)
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, torch.Tensor], *, base: Checkpoint | None = None) -> TaskVector:

@@ -57,8 +57,8 @@ def tensors() -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
 
 def adapter() -> tv.TaskVector:
     """Factors in memory, as a LoRA adapter gives them."""
+    from taskvec.adapters.lora import LoraDelta, Pair, Part
     from taskvec.checkpoint.source import MemorySource, TensorSpec
-    from taskvec.lora import LoraDelta, Pair, Part
     from taskvec.ops.dtypes import DTYPES
 
     a = torch.from_numpy(numbers(14, 4, 0.5).reshape(2, 7)).bfloat16()

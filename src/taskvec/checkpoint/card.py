@@ -77,8 +77,8 @@ def model_card(home: Home | None, recipe: Mapping[str, Any]) -> str:
     front: dict[str, Any] = {"base_model": [base] if base else [], "base_model_relation": "merge"}
     front["tags"] = ["merge", "taskvec", "task-arithmetic"]
     front |= _license(home)
-    text = yaml.safe_dump(front, sort_keys=False).strip()
-    shown = yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False).strip()
+    text = yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()
+    shown = yaml.safe_dump(json.loads(json.dumps(recipe)), sort_keys=False, allow_unicode=True).strip()
     about = f"An edit of `{base}`" if base else "An edited model"
     return f"---\n{text}\n---\n\n# Merged model\n\n{about}, made with taskvec.\n\n## Recipe\n\n```yaml\n{shown}\n```\n"
 

@@ -134,10 +134,15 @@ class Checkpoint:
             raise SpaceError("sum() of checkpoints is not defined: points have no sum.", "sum task vectors instead.")
         return self + other
 
+    def __rsub__(self, other: object) -> Checkpoint:
+        raise SpaceError(
+            f"{type(other).__name__} - Checkpoint is not defined.",
+            "subtract two checkpoints (tuned - base), or a vector from a checkpoint (base - vector).",
+        )
+
     def __mul__(self, other: object) -> Checkpoint:
         raise SpaceError(
-            f"Checkpoint * {other!r} is not defined: a point has no multiple.",
-            "scale a task vector, e.g. base + 0.5 * (tuned - base).",
+            "a Checkpoint has no multiple: it is a point.", "scale a task vector, e.g. base + 0.5 * (tuned - base)."
         )
 
     __rmul__ = __mul__

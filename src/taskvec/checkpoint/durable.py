@@ -72,12 +72,14 @@ def try_lock(path: Path) -> FileLock | None:
         lock.release()
 
 
-def disk_error(error: OSError, path: Path, *, resume: str = "") -> DestinationError | None:
+def disk_error(error: OSError, path: Path, resume: str = "") -> DestinationError | None:
     """What to tell about an error of the disk on the way to `path`; None for any other kind of error."""
     if isinstance(error, DestinationError):
         return error
     if error.errno in _FULL:
-        return DestinationError(f"the disk is full: '{path}' could not be written.", f"free some space.{resume}")
+        return DestinationError(
+            f"the disk is full: '{path}' could not be written.", f"free some space. {resume}".strip()
+        )
     if error.errno in _CLOSED:
         return DestinationError(f"'{path}' cannot be written: {error.strerror}.", "choose another place.")
     return None

@@ -28,7 +28,7 @@ class Staging:
 
     Use as a context manager: a refusal (any Exception) removes it; a kill, an interrupt or a full disk keeps it, for
     they are no verdict on the input; `publish` moves its content to the destination. `plan` identifies the run
-    (None: it cannot be resumed).
+    (None: it cannot be resumed, and nothing is kept).
     """
 
     def __init__(self, destination: Path, *, plan: str | None, force: bool) -> None:
@@ -67,24 +67,19 @@ class Staging:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        kept = error is not None and _is_no_verdict(error)
+        kept = error is not None and self.plan is not None and _is_no_verdict(error)
         with contextlib.suppress(OSError):  # what could not be flushed was not finished
             self._journal.close()
         if not kept:
             shutil.rmtree(self.root, ignore_errors=True)
         if self._lock is not None:
             self._lock.release()
-        if kept and error is not None:
-            self._tell(error)
-
-    def _tell(self, error: BaseException) -> None:
-        """Say what was kept, and turn errors of the disk into our own."""
-        if not isinstance(error, OSError):
-            error.add_note(f"'{self.root}' keeps what is finished: the same command goes on from there.")
-            return
-        told = disk_error(error, self.destination, resume=f" The same command goes on from '{self.root}'.")
-        if told is not None:
+        resume = f"'{self.root}' keeps what is finished: the same command goes on from there." if kept else ""
+        told = disk_error(error, self.destination, resume) if isinstance(error, OSError) else None
+        if told is not None and told is not error:
             raise told from error
+        if resume and error is not None:
+            error.add_note(resume)
 
     def _refuse_existing(self) -> None:
         if os.path.lexists(self.destination) and not self.force:

@@ -139,8 +139,8 @@ def _error(errors: Mapping[str, float]) -> dict[str, Any] | None:
 
 def adapter_summary(path: Path) -> dict[str, Any]:
     """Rank, scale, what it moves, its base by name, and its bytes."""
-    from taskvec.adapter import open_adapter
-    from taskvec.adapter_config import AdapterConfig
+    from taskvec.adapters.config import AdapterConfig
+    from taskvec.adapters.reader import open_adapter
     from taskvec.checkpoint.open import ADAPTER_CONFIG
 
     config = AdapterConfig.read(path)

@@ -187,6 +187,11 @@ def check_dtype(where: str, name: object) -> DType:
     return dtype
 
 
+def is_zero(vector: TaskVector, name: str, poll: Poll) -> bool:
+    """Whether the delta of `name` is 0 everywhere; reads no further than its first block that is not."""
+    return vector.is_zero(name) or not any(block.any() for block in blocks(vector, name, poll))
+
+
 def check_fraction(where: str, value: object) -> float:
     """A number in (0, 1].
 

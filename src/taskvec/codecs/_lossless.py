@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 
 from taskvec.checkpoint.output import Poll
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.codecs._codec import AbstractEncoder, Write, blocks
+from taskvec.codecs._codec import AbstractEncoder, Write, blocks, is_zero
 from taskvec.errors import NonFiniteError
 from taskvec.ops.dtypes import DTYPES, DType
 from taskvec.vector import TaskVector
@@ -56,7 +56,7 @@ class Lossless(AbstractEncoder):
     def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class."""
         self.kind = "zero"
-        if self._vector.is_zero(self._name) or not any(b.any() for b in blocks(self._vector, self._name, poll)):
+        if is_zero(self._vector, self._name, poll):
             return {}
         self.kind = "dense"
         self._dtype = next(d for d in candidates(self._spec.dtype) if self._holds(d, poll))

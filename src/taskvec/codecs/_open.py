@@ -5,22 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from taskvec.adapter import open_adapter
+from taskvec.adapters.reader import open_adapter
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.checkpoint.open import is_adapter
+from taskvec.checkpoint.open import is_adapter, locate
 from taskvec.codecs._file import FileDelta
-from taskvec.errors import FormatError
 from taskvec.vector import TaskVector
 
 
-def open_vector(path: Path, base: Checkpoint | None) -> TaskVector:
-    """A task-vector file or folder, or a LoRA adapter, as a `TaskVector`; reads headers only.
+def open_vector(source: str | Path, base: Checkpoint | None) -> TaskVector:
+    """A task-vector file or folder, or a LoRA adapter (also by hub id), as a `TaskVector`; reads headers only.
 
     Raises:
         FormatError: nothing there, not a task vector, or a damaged one.
     """
-    if not path.exists():
-        raise FormatError(f"'{path}' does not exist.", "check the path.")
+    path = locate(source)
     leaf = open_adapter(path, base) if is_adapter(path) else FileDelta(path)
     return TaskVector(((1.0, leaf),))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.output import Poll
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.codecs._codec import AbstractDecoder, AbstractEncoder, PartReader, Write, blocks
+from taskvec.codecs._codec import AbstractDecoder, AbstractEncoder, PartReader, Write, blocks, is_zero
 from taskvec.codecs._error import RelativeError
 from taskvec.delta import BLOCK
 from taskvec.errors import FormatError, NonFiniteError, ParameterError
@@ -51,7 +51,7 @@ class QuantizingEncoder(AbstractEncoder):
     def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class."""
         spec = self._vector.specs[self._name]
-        if self._vector.is_zero(self._name):
+        if is_zero(self._vector, self._name, poll):
             self.kind = "zero"
             return {}
         return {"codes": self._codes_of(spec), "scales": scales_spec(spec, self._group)}

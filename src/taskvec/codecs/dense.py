@@ -17,6 +17,7 @@ from taskvec.codecs._codec import (
     blocks,
     check_dtype,
     codec,
+    is_zero,
 )
 from taskvec.codecs._error import RelativeError
 from taskvec.codecs._lossless import Lossless, candidates, check_finite
@@ -174,15 +175,15 @@ class _Exact(AbstractEncoder):
 class _Cast(AbstractEncoder):
     """The values rounded to a dtype."""
 
-    kind = "dense"
-
     def __init__(self, vector: TaskVector, name: str, dtype: DType) -> None:
         self._vector, self._name, self._dtype = vector, name, dtype
         self._error = RelativeError()
 
     def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class."""
-        return {"delta": TensorSpec(self._vector.specs[self._name].shape, self._dtype)}
+        self.kind = "zero" if is_zero(self._vector, self._name, poll) else "dense"
+        shape = self._vector.specs[self._name].shape
+        return {} if self.kind == "zero" else {"delta": TensorSpec(shape, self._dtype)}
 
     def emit(self, write: Write) -> None:
         """See the base class.
@@ -192,7 +193,7 @@ class _Cast(AbstractEncoder):
         """
         from taskvec.ops.bits import Block, count_nonfinite, decode, encode
 
-        for values in blocks(self._vector, self._name):
+        for values in blocks(self._vector, self._name) if self.kind == "dense" else ():
             check_finite(self._vector, self._name, values)
             block = Block(encode(values, self._dtype), self._dtype)
             if count_nonfinite(block):
@@ -226,10 +227,17 @@ class DenseDecoder(AbstractDecoder):
 
     def add_to(self, total: Floats, coefficient: float, start: int) -> None:
         """See the base class."""
-        from taskvec.ops.bits import Block, add_scaled
+        import numpy as np
+
+        from taskvec.ops.bits import Block, add_scaled, decode
 
         bits = self._part.bits("delta", start, start + total.size)
         add_scaled(total, coefficient, Block(bits, self._part.part_spec("delta").dtype))
+        if self._patches is not None:
+            # Where the tuned value is NaN or Inf the stored delta is 0, and a sum must not pass for a number.
+            first, last, at = self._patches.between(start, start + total.size)
+            tuned = decode(Block(self._part.bits("values", first, last), self._part.spec.dtype))
+            total[at[~np.isfinite(tuned)]] = np.nan
 
     def restore(self, out: Bits, start: int) -> None:
         """See the base class."""

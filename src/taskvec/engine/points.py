@@ -92,6 +92,7 @@ class MergedSource(AbstractSource):
 
         from taskvec.ops.bits import Block, bits_dtype, count_nonfinite, encode
 
+        name = self.ties.get(name, name)
         spec = self.spec(name)
         if not spec.dtype.moves:
             self._check_fixed(name)

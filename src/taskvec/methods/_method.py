@@ -214,6 +214,7 @@ def linear_method(
     most: int | None = None,
     laws: Set[str] = frozenset(),
     dialects: Mapping[str, Mapping[str, Any]] | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Tensor]], MergeMethod]:
     """Register a function `(count or gram, **parameters) -> coefficients` as a merge method.
 
@@ -243,7 +244,7 @@ def linear_method(
                 function=combine, name=weigh.__name__, source=source, laws=frozenset(laws), acts_on="element",
                 space=space, base=base, folds=folds if gram is not None else (), otherwise=None, least=least,
                 most=most, parameters=parameters_of(weigh), injected=frozenset({"state"}), weigh=weigh,
-                gram=kind if gram is not None else None, dialects=dialects or {},
+                gram=kind if gram is not None else None, dialects=dialects or {}, check=check,
             )
         )  # fmt: skip
 

@@ -44,6 +44,19 @@ Coefficients = Annotated[float, PerTask()]
 Density = Annotated[float, Range(0.0, 1.0), PerTask()]
 
 
+def check_divisor(method: str, coefficients: Sequence[float]) -> None:
+    """Refuse coefficients that are to be divided by their sum, and sum to 0 but for rounding.
+
+    Raises:
+        ParameterError: they do.
+    """
+    if abs(math.fsum(coefficients)) <= 2.0**-40 * math.fsum(abs(c) for c in coefficients):
+        raise ParameterError(
+            f"{method}: the coefficients {list(coefficients)} sum to 0, and are to be divided by their sum.",
+            "give other coefficients.",
+        )
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Parameter:

@@ -7,26 +7,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taskvec.errors import ParameterError
 from taskvec.methods._method import REQUIRED, merge_method
-from taskvec.methods._parameters import Coefficients
+from taskvec.methods._parameters import Coefficients, check_divisor
 from taskvec.ops.entry_kernels import weighted_sum_float32
 
 
-def _check(coefficients: Any, normalize: bool) -> Any:
-    """The coefficients, refused where they sum to 0 and shall be divided by their sum."""
-    given = np.asarray(coefficients, np.float64)
-    if normalize and abs(given.sum()) <= 2.0**-40 * np.abs(given).sum():
-        raise ParameterError(
-            f"linear: the coefficients {given.tolist()} sum to 0, and are to be divided by their sum.",
-            "give other coefficients, or normalize=False.",
-        )
-    return given
+def _check(*, coefficients: Any, normalize: bool, **_: Any) -> None:
+    if normalize:
+        check_divisor("linear", coefficients)
 
 
 def _weigh(count: int, *, coefficients: Any, normalize: bool, dialect: str) -> Tensor | None:
-    given = _check(coefficients, normalize)
-    return None if dialect == "mergekit" else torch.from_numpy(given / given.sum() if normalize else given)
+    given = torch.tensor(coefficients, dtype=torch.float64)
+    return None if dialect == "mergekit" else given / given.sum() if normalize else given
 
 
 def _kernel(block: Any, *, coefficients: Any, normalize: bool, dialect: str, **_: Any) -> Any:
@@ -43,6 +36,7 @@ def _kernel(block: Any, *, coefficients: Any, normalize: bool, dialect: str, **_
     space="point",
     base="none",
     weigh=_weigh,
+    check=_check,
     kernel=_kernel,
     laws={"permutation", "homogeneous", "zero", "idempotent", "additive"},
     dialects={"mergekit": {"coefficients": REQUIRED}},
@@ -68,7 +62,7 @@ def linear(
     Differs from the paper: nothing.
     """
     single = dialect == "mergekit"
-    each = torch.as_tensor(_check(coefficients, normalize), dtype=torch.float32 if single else torch.float64)
+    each = torch.tensor(coefficients, dtype=torch.float32 if single else torch.float64)
     stacked = points.float() if single else points.double()
     total = torch.zeros_like(stacked[0])
     for coefficient, point in zip(each, stacked, strict=True):

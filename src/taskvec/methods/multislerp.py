@@ -1,6 +1,6 @@
 """Multi-SLERP: the direction of the weighted mean of unit vectors, at the weighted mean length."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float64
@@ -8,20 +8,14 @@ from torch import Tensor
 
 from taskvec.errors import ParameterError
 from taskvec.methods._method import REQUIRED, linear_method
-from taskvec.methods._parameters import Coefficients, NonNegative
+from taskvec.methods._parameters import Coefficients, NonNegative, check_divisor
 from taskvec.ops.arcs import cosines
 from taskvec.ops.signs import ROUNDING
 
 
-def _weights(coefficients: Float64[Tensor, "task"], normalize: bool) -> Tensor:
-    """The coefficients, divided by their sum if so wished."""
-    total = coefficients.sum()
-    if not normalize:
-        return coefficients
-    if total.abs() <= ROUNDING * coefficients.abs().sum():
-        fix = "give other coefficients, or normalize=False."
-        raise ParameterError(f"multislerp: the coefficients {coefficients.tolist()} sum to 0.", fix)
-    return coefficients / total
+def _check(*, coefficients: Any, normalize: bool, **_: Any) -> None:
+    if normalize:
+        check_divisor("multislerp", coefficients)
 
 
 @linear_method(
@@ -30,6 +24,7 @@ def _weights(coefficients: Float64[Tensor, "task"], normalize: bool) -> Tensor:
     base="optional",
     gram="tensor",
     laws={"permutation", "homogeneous", "zero", "idempotent"},
+    check=_check,
     dialects={"mergekit": {"coefficients": REQUIRED, "eps": 1e-8}},
 )
 def multislerp(
@@ -60,7 +55,7 @@ def multislerp(
     given = torch.as_tensor(coefficients, dtype=torch.float64)
     if dialect == "mergekit" and len(given) == 1:
         return torch.ones_like(given)
-    w, norms = _weights(given, normalize), gram.diagonal().sqrt()
+    w, norms = given / given.sum() if normalize else given, gram.diagonal().sqrt()
     length = (w @ cosines(gram, eps) @ w).clamp(min=0.0)
     if not norms.any():
         return torch.zeros_like(w)

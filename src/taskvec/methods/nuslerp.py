@@ -1,14 +1,13 @@
 """NuSLERP: slerp with two coefficients, of models or task vectors; one angle a tensor, row or column."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from taskvec.errors import ParameterError
 from taskvec.methods._method import REQUIRED, GramOf, linear_method
-from taskvec.methods._parameters import Coefficients
+from taskvec.methods._parameters import Coefficients, check_divisor
 from taskvec.ops.arcs import arc
 from taskvec.ops.signs import ROUNDING
 
@@ -20,11 +19,13 @@ def _gram(*, angles: GramOf, **_: object) -> GramOf:
 def _share(coefficients: Float64[Tensor, "task"], dialect: str) -> Tensor:
     """Where on the way from the first input to the second: c_2 / (c_1 + c_2)."""
     total = coefficients.sum()
-    if dialect == "mergekit" and total.abs() < 1e-6:
-        return torch.tensor(0.5, dtype=torch.float64)
-    if total.abs() <= ROUNDING * coefficients.abs().sum():
-        raise ParameterError(f"nuslerp: the coefficients {coefficients.tolist()} sum to 0.", "give other coefficients.")
-    return coefficients[1] / total
+    even = dialect == "mergekit" and total.abs() < 1e-6
+    return torch.tensor(0.5, dtype=torch.float64) if even else coefficients[1] / total
+
+
+def _check(*, coefficients: Any, dialect: str, **_: Any) -> None:
+    if dialect == "paper":
+        check_divisor("nuslerp", coefficients)
 
 
 @linear_method(
@@ -35,6 +36,7 @@ def _share(coefficients: Float64[Tensor, "task"], dialect: str) -> Tensor:
     least=2,
     most=2,
     laws={"homogeneous", "zero", "idempotent"},
+    check=_check,
     dialects={"mergekit": {"coefficients": REQUIRED}},
 )
 def nuslerp(

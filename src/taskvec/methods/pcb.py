@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.errors import ParameterError
-from taskvec.methods._method import Fold, merge_method
+from taskvec.methods._method import merge_method
 from taskvec.methods._order import Ordered, order_folds
 from taskvec.methods._parameters import Coefficients, Density, Range
 from taskvec.ops import competition, competition_kernels
@@ -39,10 +39,9 @@ def _tops(counted: Any, entries: int, *, density: Any, **_: Any) -> Any:
     return np.array([[_from_above(entries, entries * (1.0 - d)), 1] for d in density], np.int64)
 
 
-def _folds(*, clip: float, **_: Any) -> tuple[Fold, ...]:
+def _check(*, clip: float, **_: Any) -> None:
     if clip >= 0.5:
         raise ParameterError(f"pcb: clip={clip:g} is outside [0, 0.5).", "give the share to clip at each end.")
-    return (*order_folds(_magnitudes, _ends, scope="model"), *order_folds(_scores, _tops, scope="model"))
 
 
 def _kernel(block: Any, *, coefficients: Any, state: Ordered, **_: Any) -> Any:
@@ -56,8 +55,9 @@ def _kernel(block: Any, *, coefficients: Any, state: Ordered, **_: Any) -> Any:
 
 @merge_method(
     source="arXiv:2410.02396, pcb_ES.py",
-    folds=_folds,
+    folds=(*order_folds(_magnitudes, _ends, scope="model"), *order_folds(_scores, _tops, scope="model")),
     kernel=_kernel,
+    check=_check,
     laws={"permutation", "homogeneous", "zero"},
 )
 def pcb(

@@ -14,23 +14,36 @@ _STRIP = 2048
 def largest(x, out):
     """The mean of the entries of largest magnitude."""
     tasks, n = x.shape
-    best, voters = np.empty(_STRIP, np.float32), np.empty(_STRIP, np.float32)
+    high, low = np.empty(_STRIP, np.float32), np.empty(_STRIP, np.float32)
     for start in range(0, n, _STRIP):
         width = min(_STRIP, n - start)
-        best[:] = 0.0
-        voters[:] = 0.0
-        out[start : start + width] = 0.0
+        high[:] = 0.0
+        low[:] = 0.0
         for t in range(tasks):
-            for i in range(width):
-                best[i] = max(best[i], abs(x[t, start + i]))
-        for t in range(tasks):
-            for i in range(width):
-                v = x[t, start + i]
-                wins = abs(v) == best[i]
-                out[start + i] += np.float64(v) if wins else 0.0
-                voters[i] += np.float32(1.0) if wins else np.float32(0.0)
+            _extend(x[t, start : start + width], high, low)
         for i in range(width):
-            out[start + i] /= voters[i]
+            out[start + i] = np.float64(high[i] if high[i] > -low[i] else low[i])
+        for i in range(width):
+            if high[i] == -low[i] and high[i] > 0.0:
+                out[start + i] = _tie(x[:, start + i], high[i])
+
+
+@_jit
+def _extend(x, high, low):
+    for i in range(x.size):
+        high[i] = max(high[i], x[i])
+        low[i] = min(low[i], x[i])
+
+
+@_jit
+def _tie(x, size):
+    """The mean of the entries `size` and `-size`."""
+    total = 0.0
+    voters = 0.0
+    for t in range(x.size):
+        total += np.float64(x[t]) if abs(x[t]) == size else 0.0
+        voters += 1.0 if abs(x[t]) == size else 0.0
+    return total / voters
 
 
 @_jit

@@ -77,4 +77,8 @@ def combination(stacked: Tensor, coefficients: Tensor, unit: Unit | None) -> Ten
 def unit_of(unit: Unit | None, shape: tuple[int, ...], start: int, stop: int) -> npt.NDArray[np.int64]:
     """To which unit each of the entries [start, stop) belongs."""
     inner, count = units(unit, shape)
-    return np.arange(start, stop) // inner % count
+    if inner == 1 or inner > stop - start:
+        return np.arange(start, stop) // inner % count
+    first = start // inner
+    each = np.repeat(np.arange(first, -(-stop // inner)), inner)
+    return each[start - first * inner : stop - first * inner]

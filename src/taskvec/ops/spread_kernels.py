@@ -61,30 +61,37 @@ def weighted_vote(x, spread, bar, weights, rounding, plus, floor, out):
     A vote of 0 elects nobody, or with `plus` the positive sign; the divisor is at least `floor`.
     """
     tasks, n = x.shape
-    total, size = np.empty(_STRIP), np.empty(_STRIP)
-    above, below = np.empty(_STRIP), np.empty(_STRIP)
+    sums = np.empty((6, _STRIP))
     for start in range(0, n, _STRIP):
         width = min(_STRIP, n - start)
-        total[:] = 0.0
-        size[:] = 0.0
-        above[:] = 0.0
-        below[:] = 0.0
+        sums[:] = 0.0
         for t in range(tasks):
+            _collect(x[t, start : start + width], weights[t], sums[0], sums[1], sums[2], sums[3], sums[4], sums[5])
+        _decide(sums, rounding, plus, floor, out[start : start + width])
+        if bar >= 0.0:
             for i in range(width):
-                v = np.float64(x[t, start + i])
-                total[i] += v
-                size[i] += abs(v)
-        for i in range(width):
-            voted = total[i] if abs(total[i]) > rounding * size[i] else 0.0
-            total[i] = 1.0 if plus and voted == 0.0 else voted
-        for t in range(tasks):
-            c = weights[t]
-            for i in range(width):
-                v = np.float64(x[t, start + i])
-                yes = (v > 0.0 and total[i] > 0.0) or (v < 0.0 and total[i] < 0.0)
-                above[i] += c * v if yes else 0.0
-                below[i] += c if yes else 0.0
-        for i in range(width):
-            divisor = max(below[i], floor)
-            chosen = bar < 0.0 or spread[start + i] >= bar
-            out[start + i] = above[i] / divisor if chosen and divisor > 0.0 else 0.0
+                out[start + i] = out[start + i] if spread[start + i] >= bar else 0.0
+
+
+@_jit
+def _collect(x, c, total, size, up, up_weight, down, down_weight):
+    for i in range(x.size):
+        v = np.float64(x[i])
+        total[i] += v
+        size[i] += abs(v)
+        up[i] += c * v if v > 0.0 else 0.0
+        up_weight[i] += c if v > 0.0 else 0.0
+        down[i] += c * v if v < 0.0 else 0.0
+        down_weight[i] += c if v < 0.0 else 0.0
+
+
+@_jit
+def _decide(sums, rounding, plus, floor, out):
+    total, size, up, up_weight, down, down_weight = sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]
+    for i in range(out.size):
+        bar = rounding * size[i]
+        positive = total[i] > bar or (plus and total[i] == 0.0)
+        negative = total[i] < -bar
+        above = up[i] if positive else (down[i] if negative else 0.0)
+        below = max(up_weight[i] if positive else (down_weight[i] if negative else 0.0), floor)
+        out[i] = above / below if below > 0.0 else 0.0

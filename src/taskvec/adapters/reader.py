@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import final
 
 from taskvec import edited  # noqa: F401  # Checkpoint + TaskVector is defined there
-from taskvec.adapter_config import AdapterConfig
+from taskvec.adapters.config import AdapterConfig
+from taskvec.adapters.lora import LoraDelta, Pair, Part
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.files import ADAPTER, FileSource, inside, open_file
 from taskvec.checkpoint.source import AbstractSource, TensorSpec
 from taskvec.errors import FormatError, SchemaError
-from taskvec.lora import LoraDelta, Pair, Part
 from taskvec.vector import TaskVector
 
 PREFIX = "base_model.model."
