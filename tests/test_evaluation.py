@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import taskvec as tv
 import taskvec.evaluate
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, UnknownName
 from taskvec.evaluate import (
@@ -358,3 +359,29 @@ def test_searches_refuse_test_data_empty_grids_and_grids_without_zero(
         search_negation(encoder, validation, delta, target="color", control="color", scales=[0.0])
     with pytest.raises(UnknownName, match="the task 'colors' was not prepared"):
         search_negation(encoder, validation, delta, target="colors", control="animal", scales=[0.0])
+
+
+# --- checkpoints
+
+
+def test_a_lazy_edit_is_scored_as_the_encoder_that_holds_its_weights(tmp_path: Path) -> None:
+    suite = tiny_suite(write_tiny_encoder(tmp_path / "base"))
+    tuned = tune(open_tiny(tmp_path / "base"), suite.task("color"), settings=Settings(steps=20, learning_rate=5e-3))
+    base = tv.Checkpoint.open(tmp_path / "base")
+    vector = tv.Checkpoint.open(tuned.save(tmp_path / "tuned")) - base
+    assert tv.evaluate(base + vector, suite) == evaluate(tuned.encoder, suite)
+    assert tv.evaluate(base + 0 * vector, suite) == evaluate(tmp_path / "base", suite)
+
+
+def test_a_checkpoint_that_does_not_fit_the_encoder_is_refused(tmp_path: Path) -> None:
+    suite = tiny_suite(write_tiny_encoder(tmp_path / "base"))
+    tensors = dict(open_tiny(tmp_path / "base").module.state_dict())
+    name = "encoder.layer.0.output.dense.bias"
+    for change, what in (
+        (tensors | {name: torch.zeros(3)}, "F32"),
+        ({n: t for n, t in tensors.items() if n != name}, "missing"),
+    ):
+        with pytest.raises(SchemaError, match=f"the encoder needs '{name}' with shape .* it is {what}"):
+            evaluate(tv.Checkpoint.from_tensors(change), suite)
+    with pytest.raises(SchemaError, match="has the tensor 'more', which the encoder does not have"):
+        evaluate(tv.Checkpoint.from_tensors(tensors | {"more": torch.zeros(1)}), suite)

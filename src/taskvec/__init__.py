@@ -19,7 +19,10 @@ from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVect
 from taskvec.vector import TaskVector as TaskVector
 
 if TYPE_CHECKING:
+    from taskvec import evaluate as evaluate
     from taskvec import methods as methods
+    from taskvec import suites as suites
+    from taskvec import tune as tune
     from taskvec.engine.merge import merge as merge
     from taskvec.store import Store as Store
 
@@ -27,7 +30,7 @@ __version__ = "0.1.0.dev0"
 
 # Public names whose modules import torch or transformers, or are not needed by everyone: loaded at first use.
 _LAZY = {"Store": "taskvec.store", "merge": "taskvec.engine.merge"}
-_LAZY_ROOMS = ("methods",)
+_LAZY_ROOMS = ("evaluate", "methods", "suites", "tune")
 
 
 def __getattr__(name: str) -> Any:

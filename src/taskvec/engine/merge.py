@@ -9,7 +9,7 @@ from taskvec import methods
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.delta import AbstractDelta, Factors
+from taskvec.delta import AbstractDelta, Factors, rounded
 from taskvec.engine.merging import Merging
 from taskvec.engine.points import merge_points
 from taskvec.errors import ParameterError, SpaceError
@@ -126,6 +126,12 @@ class _VectorInput:
         for c, leaf in self._vector.terms:
             if c != 0.0 and not leaf.is_zero(name):
                 leaf.add_to(total, coefficient * c, name, start)
+
+    def read32(self, out: Any, name: str, start: int) -> int:
+        leaf = self._vector.single()
+        if leaf is None or leaf.is_zero(name):
+            return rounded(self, out, name, start)
+        return leaf.read32(out, name, start)
 
     def describe(self) -> str:
         return self._vector.describe()

@@ -31,6 +31,9 @@ class Input(Protocol):
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * values[start : start + total.size]`, in float64; nothing where it has no `name`."""
 
+    def read32(self, out: Any, name: str, start: int) -> int:
+        """`out = values[start : start + out.size]` rounded once to float32; how many entries are not finite."""
+
     def describe(self) -> str:
         """What to call it in a message."""
 
@@ -76,14 +79,8 @@ class Merging:
         """
         import numpy as np
 
-        from taskvec.ops.bits import narrow
-
         out = np.empty((len(self._rows), stop - start), np.float32)
-        row64, bad = np.empty(stop - start), 0
-        for row, (_, source) in zip(out, self._rows, strict=True):
-            row64.fill(0.0)
-            source.add_to(row64, 1.0, name, start)
-            bad += narrow(row64, row)
+        bad = sum(source.read32(row, name, start) for row, (_, source) in zip(out, self._rows, strict=True))
         if bad:
             self._refuse(name, start, out)
         return out

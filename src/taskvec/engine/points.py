@@ -10,7 +10,7 @@ from taskvec.checkpoint.fingerprint import BLANK
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.source import AbstractSource, check_same_schema
 from taskvec.checkpoint.ties import equal_bits
-from taskvec.delta import BLOCK
+from taskvec.delta import BLOCK, rounded
 from taskvec.engine.merging import Merging
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError
 from taskvec.methods._method import MergeMethod
@@ -55,6 +55,9 @@ class _PointInput:
         from taskvec.ops.bits import add_scaled
 
         add_scaled(total, coefficient, self._source.block(name, start, start + total.size))
+
+    def read32(self, out: Any, name: str, start: int) -> int:
+        return rounded(self, out, name, start)
 
     def describe(self) -> str:
         return self._source.describe()

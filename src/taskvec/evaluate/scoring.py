@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import NonFiniteError, UnknownName
 from taskvec.evaluate.metrics import metric_of
 from taskvec.evaluate.scores import Score, Scores, score_of
@@ -37,7 +38,7 @@ class Prepared:
 
 
 def evaluate(
-    model: Encoder | str | Path,
+    model: Encoder | Checkpoint | str | Path,
     suite: Suite,
     *,
     split: str = "test",
@@ -50,7 +51,8 @@ def evaluate(
     """Scores of `model` on the suite's tasks, each with the head that the suite's base model gives it.
 
     Args:
-        model: an encoder, or the folder or hub id of one.
+        model: an encoder, the folder or hub id of one, or a checkpoint with the tensors of the suite's base (also a
+            lazy one, e.g. `base + 0.4 * vector`).
         suite: tasks and base model.
         split: `train`, `val` or `test`.
         limit: only the first so many examples of each task (a fixed sample); None for all.
@@ -63,8 +65,13 @@ def evaluate(
         UnknownName: a task, split or metric has no such name.
         ParameterError: a split is empty or the limit is not positive.
         NonFiniteError: the model's features are not finite.
+        SchemaError: a checkpoint that does not fit the suite's base.
     """
-    encoder = TextEncoder.open(model) if isinstance(model, str | Path) else model
+    encoder: Encoder
+    if isinstance(model, Checkpoint):
+        encoder = TextEncoder.open(suite.base).with_weights(model)
+    else:
+        encoder = TextEncoder.open(model) if isinstance(model, str | Path) else model
     prepared = prepare(encoder, suite, split=split, limit=limit, tasks=tasks, heads=heads)
     return score(encoder, prepared, regime=regime, autocast=autocast)
 

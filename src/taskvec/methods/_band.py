@@ -53,13 +53,13 @@ def band_folds(*, density: Any, scope: Scope, **_: Any) -> tuple[Fold, ...]:
     if scope == "row":
         return ()
 
-    def magnitudes(block: Any, **_: Any) -> Any:
-        return np.abs(block)
+    def values(block: Any, **_: Any) -> Any:
+        return block
 
     def ranks(counted: Any, entries: int, *, density: Any, gamma: float, dialect: str = "paper", **_: Any) -> Any:
         return np.array([places(entries, d, gamma, dialect) for d in density], np.int64)
 
-    return order_folds(magnitudes, ranks, scope="tensor")
+    return order_folds(values, ranks, scope="tensor", magnitudes=True)
 
 
 def unit(*, scope: Scope, **_: Any) -> ActsOn:

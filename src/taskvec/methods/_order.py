@@ -22,20 +22,24 @@ class _Bins(NamedTuple):
 
 
 def order_folds(
-    values: Callable[..., Any], ranks: Callable[..., Any], *, scope: Literal["tensor", "model"]
+    values: Callable[..., Any],
+    ranks: Callable[..., Any],
+    *,
+    scope: Literal["tensor", "model"],
+    magnitudes: bool = False,
 ) -> tuple[Fold, Fold]:
     """Two folds whose state is `Ordered`: the order statistics that `ranks` asks for, of the rows of `values`.
 
     `values(block, state=…, **what a step gets)` maps a block to float32 numbers (row, n) of any sign, with NaN for
-    what shall not count; `state` is that of the fold before, in both passes. `ranks(counted, entries, **parameters)`
-    maps how many entries of each row counted (row,), and how many entries there were, to integers (row, rank): 1 asks
-    for the largest, 0 for +∞.
+    what shall not count; with `magnitudes` their signs are left aside. `state` is that of the fold before, in both
+    passes. `ranks(counted, entries, **parameters)` maps how many entries of each row counted (row,), and how many
+    entries there were, to integers (row, rank): 1 asks for the largest, 0 for +∞.
     """
 
     def upper(block: Any, **given: Any) -> Any:
         from taskvec.ops.thresholds import upper_counts
 
-        return upper_counts(values(block, **given))
+        return upper_counts(values(block, **given), magnitudes=magnitudes)
 
     def bins(total: Any, before: Any, entries: int, **parameters: Any) -> _Bins:
         import numpy as np
@@ -50,7 +54,7 @@ def order_folds(
     def lower(block: Any, *, state: _Bins, **given: Any) -> Any:
         from taskvec.ops.thresholds import lower_counts
 
-        return lower_counts(values(block, state=state.before, **given), state.bins)
+        return lower_counts(values(block, state=state.before, **given), state.bins, magnitudes=magnitudes)
 
     def numbers(total: Any, state: _Bins, entries: int, **_: Any) -> Ordered:
         import numpy as np

@@ -48,7 +48,7 @@ def probabilities(stacked: Tensor, *, density: Any, epsilon: float, dialect: Dia
     places = torch.arange(m).reshape(-1, *[1] * (rows.ndim - 3)).expand(rows.shape)
     ranks = torch.empty_like(order).scatter_(axis, order, places)
     middle = column(density, rows)
-    spread = torch.where(middle < 1.0, epsilon, 0.0)
+    spread = epsilon * (middle < 1.0).double()
     likely = middle - spread + 2.0 * spread * ranks / (m - 1) if m > 1 else middle.expand(rows.shape)
     return likely.clamp(max=1.0).reshape(stacked.shape)
 

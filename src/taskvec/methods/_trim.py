@@ -18,10 +18,8 @@ def magnitude_folds(
     all). `of(block, **what a step gets)` says what to rank instead of the block itself.
     """
 
-    def magnitudes(block: Any, **given: Any) -> Any:
-        import numpy as np
-
-        return np.abs(block if of is None else of(block, **given))
+    def values(block: Any, **given: Any) -> Any:
+        return block if of is None else of(block, **given)
 
     def columns(counted: Any, entries: int, **parameters: Any) -> Any:
         return ranks(entries, counted.size, **parameters)[:, None]
@@ -32,5 +30,5 @@ def magnitude_folds(
         numbers = lower.finish(total, state, entries, **parameters).values[:, 0]
         return numbers.astype(np.float32).view(np.uint32).astype(np.int64)
 
-    upper, lower = order_folds(magnitudes, columns, scope=scope)
+    upper, lower = order_folds(values, columns, scope=scope, magnitudes=True)
     return upper, Fold(lower.step, patterns, scope, counts=True)

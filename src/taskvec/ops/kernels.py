@@ -107,6 +107,25 @@ def axpy_difference(total, coefficient, tuned, pt, base, pb):
 
 
 @_jit
+def difference32(tuned, pt, base, pb, out):
+    """`out = tuned - base` rounded to float32; how many results are not finite."""
+    bad = np.int64(0)
+    if pt[0] == 45 and pb[0] == 45:  # as in axpy_difference
+        for i in range(tuned.size):
+            a = np.uint32(np.uint32(tuned[i]) << np.uint32(16)).view(np.float32)
+            b = np.uint32(np.uint32(base[i]) << np.uint32(16)).view(np.float32)
+            v = np.float32(np.float64(a) - np.float64(b))
+            out[i] = v
+            bad += np.int64(v.view(np.uint32) & np.uint32(0x7F800000) == np.uint32(0x7F800000))
+        return bad
+    for i in range(tuned.size):
+        v = np.float32(_decode(tuned[i], pt) - _decode(base[i], pb))
+        out[i] = v
+        bad += np.int64(v.view(np.uint32) & np.uint32(0x7F800000) == np.uint32(0x7F800000))
+    return bad
+
+
+@_jit
 def displace(base, pb, delta, out, po, keep):
     bad = 0
     for i in range(base.size):
@@ -182,37 +201,41 @@ def axpy_nibbles(total, coefficient, packed, scales, p, group, start):
 
 
 @_jit
-def _key(x):
-    bits = np.float32(np.float32(x) + np.float32(0.0)).view(np.int32)  # -0.0 becomes 0.0
+def _key(x, mask):
+    bits = np.float32(np.float32(x) + np.float32(0.0)).view(np.int32) & mask  # -0.0 becomes 0.0
     return np.uint32(bits ^ ((bits >> np.int32(31)) | np.int32(-0x80000000)))
 
 
 @_jit
-def _upper_halves(x, out):
+def _upper_halves(x, mask, out):
     for i in range(x.size):
-        out[i] = _key(x[i]) >> np.uint32(16)
+        out[i] = _key(x[i], mask) >> np.uint32(16)
 
 
 @_jit
-def _lower_halves(x, upper, out):
+def _lower_halves(x, mask, upper, out):
     """The lower half of each key with this upper half, and a number above all halves for the others."""
     for i in range(x.size):
-        key = _key(x[i])
+        key = _key(x[i], mask)
         out[i] = key & np.uint32(0xFFFF) if key >> np.uint32(16) == upper else np.uint32(0x10000)
 
 
 @_jit
-def key_histogram(x, upper, counts):
-    """Count keys by their upper half (`upper` is -1), or by the lower half of those whose upper half is `upper`."""
+def key_histogram(x, upper, counts, magnitudes=False):
+    """Count keys by their upper half (`upper` is -1), or by the lower half of those whose upper half is `upper`.
+
+    The keys are those of the numbers, or of their magnitudes.
+    """
+    mask = np.int32(0x7FFFFFFF) if magnitudes else np.int32(-1)
     halves, found = np.empty(1024, np.uint32), np.empty(1024, np.uint32)
     for start in range(0, x.size, 1024):
         part = x[start : start + 1024]
         if upper < 0:
-            _upper_halves(part, halves)
+            _upper_halves(part, mask, halves)
             for i in range(part.size):
                 counts[halves[i]] += 1
             continue
-        _lower_halves(part, np.uint32(upper), halves)
+        _lower_halves(part, mask, np.uint32(upper), halves)
         n = 0
         for i in range(part.size):
             found[n] = halves[i]

@@ -85,7 +85,7 @@ def _drop(row, key, start, likely, divisor, out):
 
 @_jit
 def drop_ranked(x, keys, start, width, density, epsilon, divisors, out):
-    """x / p where the number drawn is below p = density - epsilon + 2 epsilon rank / (width - 1), else 0.
+    """Divide by p where the number drawn is below p = density - epsilon + 2 epsilon rank / (width - 1), else 0.
 
     Where a task's divisor is not 0, entries are divided by that instead.
     """

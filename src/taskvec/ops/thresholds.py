@@ -44,7 +44,7 @@ def kth_largest_pattern(blocks: Stream, k: int) -> int:
     upper, entries = np.zeros(_HALF, np.int64), 0
     for block in blocks():
         entries += block.size
-        kernels.key_histogram(np.abs(block), -1, upper)
+        kernels.key_histogram(block, -1, upper, True)
     if not 1 <= k <= entries:
         raise ParameterError(f"there is no entry number {k} among {entries}.")
     rank = k - (entries - int(upper.sum()))
@@ -53,7 +53,7 @@ def kth_largest_pattern(blocks: Stream, k: int) -> int:
     at, within = locate(upper, rank)
     lower = np.zeros(_HALF, np.int64)
     for block in blocks():
-        kernels.key_histogram(np.abs(block), at, lower)
+        kernels.key_histogram(block, at, lower, True)
     return pattern_of(number_of(at, locate(lower, within)[0]))
 
 
@@ -69,20 +69,20 @@ def select(block: Floats, pattern: int) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return positions[:n], values[:n]
 
 
-def upper_counts(values: npt.NDArray[Any]) -> Counts:
-    """Counts (row, 65536) of the upper halves of the keys of each row of `values` (row, n)."""
+def upper_counts(values: npt.NDArray[Any], *, magnitudes: bool = False) -> Counts:
+    """Counts (row, 65536) of the upper halves of the keys of each row of `values` (row, n), or of its magnitudes."""
     counts = np.zeros((values.shape[0], _HALF), np.int64)
     for row, count in zip(values, counts, strict=True):
-        kernels.key_histogram(row, -1, count)
+        kernels.key_histogram(row, -1, count, magnitudes)
     return counts
 
 
-def lower_counts(values: npt.NDArray[Any], upper: Counts) -> Counts:
+def lower_counts(values: npt.NDArray[Any], upper: Counts, *, magnitudes: bool = False) -> Counts:
     """Counts (row, rank, 65536) of the lower halves of the keys whose upper half is `upper` (row, rank)."""
     counts = np.zeros((*upper.shape, _HALF), np.int64)
     for row, halves, bins in zip(values, upper, counts, strict=True):
         for half, count in zip(halves, bins, strict=True):
-            kernels.key_histogram(row, half, count)
+            kernels.key_histogram(row, half, count, magnitudes)
     return counts
 
 

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taskvec.errors import DestinationError, FormatError, NonFiniteError, ParameterError
+from taskvec.checkpoint.checkpoint import Checkpoint
+from taskvec.errors import DestinationError, FormatError, NonFiniteError, ParameterError, SchemaError
 from taskvec.suites.folder import complete_folder
 
 Batch = Mapping[str, Tensor]
@@ -129,6 +130,31 @@ class TextEncoder:
     def duplicate(self) -> Self:
         """The same encoder with a deep copy of the module; the tokenizer is shared."""
         return replace(self, module=copy.deepcopy(self.module))
+
+    def with_weights(self, weights: Checkpoint) -> Self:
+        """A copy that holds the tensors of `weights`, by name.
+
+        Raises:
+            SchemaError: a tensor of the module is missing, has another shape, or `weights` moves what the module lacks.
+        """
+        own = self.module.state_dict()
+        for name, tensor in own.items():
+            spec = weights.specs.get(weights.source.ties.get(name, name))
+            if spec is None or spec.shape != tensor.shape:
+                raise SchemaError(
+                    f"the encoder needs '{name}' with shape {tuple(tensor.shape)}; "
+                    f"in {weights.source.describe()} it is {spec or 'missing'}.",
+                    "give weights of the suite's base model, or fine-tuned from it.",
+                )
+        for name, spec in weights.specs.items():
+            if name not in own and spec.dtype.moves:
+                raise SchemaError(
+                    f"{weights.source.describe()} has the tensor '{name}', which the encoder does not have.",
+                    "give weights of the suite's base model, or fine-tuned from it.",
+                )
+        copied = self.duplicate()
+        copied.module.load_state_dict({name: weights[name] for name in own})
+        return copied
 
     def save(self, folder: str | Path) -> Path:
         """Writes an ordinary Hugging Face folder whose tensors have the names of the files it was opened from.
