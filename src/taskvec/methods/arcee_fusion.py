@@ -39,17 +39,11 @@ def _threshold(state: Ordered) -> float:
     return float(median + 1.5 * (third - first))
 
 
-def _kernel(block: Any, *, base: Any, at: Place, state: Ordered, **_: Any) -> Any:
-    importance = _importance(block, base=base, at=at, state=state.before)[0]
-    return np.where(importance >= _threshold(state), block[0], base).astype(np.float64)
-
-
 @merge_method(
     source="mergekit, arcee_fusion",
     space="point",
     base="required",
     folds=(Fold(_divergence, _joined, acts_on="row"), *order_folds(_importance, _ranks, scope="tensor")),
-    kernel=_kernel,
     least=1,
     most=1,
     laws={"zero", "idempotent"},

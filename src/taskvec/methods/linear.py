@@ -2,14 +2,12 @@
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods._method import REQUIRED, merge_method
 from taskvec.methods._parameters import Coefficients, check_divisor
-from taskvec.ops.entry_kernels import weighted_sum_float32
 
 
 def _check(*, coefficients: Any, normalize: bool, **_: Any) -> None:
@@ -22,22 +20,12 @@ def _weigh(count: int, *, coefficients: Any, normalize: bool, dialect: str) -> T
     return None if dialect == "mergekit" else given / given.sum() if normalize else given
 
 
-def _kernel(block: Any, *, coefficients: Any, normalize: bool, dialect: str, **_: Any) -> Any:
-    if dialect != "mergekit":
-        return None
-    out = np.empty(block.shape[1])
-    each = np.asarray(coefficients, np.float32)
-    weighted_sum_float32(block, each, torch.from_numpy(each).sum().item() if normalize else 1.0, out)
-    return out
-
-
 @merge_method(
     source="arXiv:2203.05482, weighted soup",
     space="point",
     base="none",
     weigh=_weigh,
     check=_check,
-    kernel=_kernel,
     laws={"permutation", "homogeneous", "zero", "idempotent", "additive"},
     dialects={"mergekit": {"coefficients": REQUIRED}},
 )

@@ -113,19 +113,3 @@ def active_counts(x, epsilon, counts):
                 shared += 1 if active and number[i] > 1 else 0
             counts[0, t] += alone
             counts[1, t] += shared
-
-
-@_jit
-def weighted_sum_float32(x, coefficients, divisor, out):
-    """Products, sums in order and the quotient, each rounded to float32."""
-    tasks, n = x.shape
-    total, below = np.empty(_STRIP, np.float32), np.float32(divisor)
-    for start in range(0, n, _STRIP):
-        width = min(_STRIP, n - start)
-        total[:] = 0.0
-        for t in range(tasks):
-            coefficient = np.float32(coefficients[t])
-            for i in range(width):
-                total[i] += coefficient * x[t, start + i]
-        for i in range(width):
-            out[start + i] = np.float64(total[i] / below)
