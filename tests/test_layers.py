@@ -14,7 +14,7 @@ GROUPS = [
     {"delta", "vector", "edited", "expression", "_expression_tree", "_expression_parser"} | {"adapters"},
     {"codecs", "methods", "analyze"},
     {"store", "basis", "engine"},
-    {"recipes"},
+    {"recipes", "testing"},
     {"suites"},
     {"tune", "evaluate", "multitask"},
     {"report"},

@@ -45,6 +45,12 @@ def test_empty_blocks_do_not_count():
     assert kth_largest_pattern(lambda: [np.empty(0), np.array([3.0]), np.empty(0)], 1) == pattern_of(-3.0)
 
 
+def test_nan_is_larger_than_any_number():
+    values = np.array([1.0, np.nan, -np.inf, np.nan, 2.0])
+    expected = [pattern_of(v) for v in (np.nan, np.nan, np.inf, 2.0, 1.0)]
+    assert [kth_largest_pattern(lambda: [values], k) for k in (1, 2, 3, 4, 5)] == expected
+
+
 @pytest.mark.parametrize("k", [0, -1, 4])
 def test_a_rank_that_does_not_exist_is_refused(k):
     with pytest.raises(ParameterError, match=f"there is no entry number {k} among 3"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, final
+from typing import TYPE_CHECKING, NamedTuple, Protocol, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK, BaseIdentity
@@ -13,12 +13,32 @@ from taskvec.checkpoint.ties import aligned, equal_bits
 from taskvec.errors import SchemaError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
     from taskvec.ops.bits import Bits, Floats
 
 BLOCK = 65_536  # entries: the unit in which float sums are grouped, so that no result depends on chunking
 CHUNK = 16 * BLOCK  # entries that streaming code reads and writes at a time
+
+
+class Adding(Protocol):
+    """Whatever adds its values to a float64 total."""
+
+    def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """`total += coefficient * values[start : start + total.size]` of the flattened tensor, in float64."""
+
+
+def rounded(source: Adding, out: npt.NDArray[np.float32], name: str, start: int) -> int:
+    """`out = values[start : start + out.size]` rounded once to float32; how many entries are not finite."""
+    import numpy as np
+
+    from taskvec.ops.bits import narrow
+
+    values = np.zeros(out.size)
+    source.add_to(values, 1.0, name, start)
+    return narrow(values, out)
 
 
 class AbstractDelta(abc.ABC):
@@ -36,6 +56,10 @@ class AbstractDelta(abc.ABC):
     @abc.abstractmethod
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * delta[start : start + total.size]` of the flattened tensor, in float64."""
+
+    def read32(self, out: npt.NDArray[np.float32], name: str, start: int) -> int:
+        """`out = delta[start : start + out.size]` rounded once to float32; how many entries are not finite."""
+        return rounded(self, out, name, start)
 
     @abc.abstractmethod
     def describe(self) -> str:
@@ -105,6 +129,15 @@ class Difference(AbstractDelta):
         stop = start + total.size
         tuned, base = self.tuned.source.block(name, start, stop), self.origin.source.block(name, start, stop)
         add_scaled_difference(total, coefficient, tuned, base)
+
+    def read32(self, out: npt.NDArray[np.float32], name: str, start: int) -> int:
+        """See the base class: one pass."""
+        from taskvec.ops.bits import difference32
+
+        stop = start + out.size
+        return difference32(
+            self.tuned.source.block(name, start, stop), self.origin.source.block(name, start, stop), out
+        )
 
     def is_zero(self, name: str) -> bool:
         """True when both models read the very same bytes of one file."""

@@ -52,7 +52,7 @@ def _table(result: DemoResult) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", title="test accuracy in percent", title_justify="left")
-    table.add_column("task")
+    table.add_column("task", no_wrap=True)
     for column in result.columns:
         table.add_column(column.title, justify="right")
     *rows, mean = result.rows()

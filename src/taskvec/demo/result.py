@@ -63,7 +63,7 @@ class DemoResult:
         ]
         return [
             *rows,
-            ["mean", *(f"{100 * c.scores.mean:.1f} ± {100 * c.scores.mean_stderr:.1f}" for c in self.columns)],
+            ["mean", *(percent(c.scores.mean, c.scores.mean_stderr) for c in self.columns)],
         ]
 
     def size_lines(self) -> list[str]:

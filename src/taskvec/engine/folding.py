@@ -6,6 +6,8 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from taskvec.delta import BLOCK
@@ -24,36 +26,44 @@ def run_fold(merging: Merging, fold: Fold, before: States, *, threads: int | Non
     Counts are taken of a whole job at once; other statistics one block at a time and added in the order of the
     blocks, so that the result depends neither on threads nor on how blocks are grouped into jobs.
     """
-    totals: dict[str | None, Any] = {}
     entries: dict[str | None, int] = {}
-    fixed = merging.bound.whole(merging.method.name) if fold.scope == "model" else {}
     for name, spec in merging.specs.items():
         key = name if fold.scope == "tensor" else None
         entries[key] = entries.get(key, 0) + spec.numel
-    for key, statistics in _ordered(merging, fold, before, threads or os.cpu_count() or 1):
-        for statistic in statistics:
-            totals[key] = totals[key] + statistic if key in totals else statistic
-    return {
-        key: fold.finish(
-            total,
-            before.get(key, before.get(None)),
-            entries[key],
-            **(fixed if key is None else merging.bound.at(key)),
-        )
-        for key, total in totals.items()
-    }
+    fixed = merging.bound.whole(merging.method.name) if fold.scope == "model" else {}
+
+    def finish(key: str | None, total: Any) -> Any:
+        bound = fixed if key is None else merging.bound.at(key)
+        return fold.finish(total, before.get(key, before.get(None)), entries[key], **bound)
+
+    states: dict[str | None, Any] = {}
+    statistics = _ordered(merging, fold, before, threads or os.cpu_count() or 1)
+    for key, jobs in groupby(statistics, key=itemgetter(0)):
+        total = None
+        for _, found in jobs:
+            for statistic in found:
+                total = statistic if total is None else total + statistic
+        states[key] = finish(key, total)
+    return states
+
+
+def _sizes(fold: Fold, shape: tuple[int, ...], entries: int) -> tuple[int, int]:
+    """How many entries a block has, and a job; blocks of a fold on rows hold whole slices of the first axis."""
+    row = 1 if fold.acts_on == "element" else entries // shape[0] if len(shape) > 1 else entries
+    block = max(1, BLOCK // row) * row
+    job = max(1, _RUN * BLOCK // block) * block
+    return (job if fold.counts else block), job
 
 
 def _ordered(merging: Merging, fold: Fold, before: States, threads: int) -> Iterator[tuple[str | None, list[Any]]]:
     """The statistics of every job, in the order of the jobs; at most a few jobs are under way."""
 
-    def job(name: str, start: int, stop: int) -> list[Any]:
+    def job(name: str, start: int, stop: int, size: int) -> list[Any]:
         state, bound = before.get(name, before.get(None)), merging.bound.at(name)
-        size = _RUN * BLOCK if fold.counts else BLOCK
         found: list[Any] = []
         for at in range(start, stop, size):
-            block = merging.stack(name, at, min(at + size, stop))
-            found.append(fold.step(block, at=merging.place(name, at), state=state, **bound))
+            block, base = merging.parts(merging.stack(name, at, min(at + size, stop)))
+            found.append(fold.step(block, at=merging.place(name, at), state=state, **base, **bound))
         return found
 
     with ThreadPoolExecutor(threads) as pool:
@@ -61,9 +71,10 @@ def _ordered(merging: Merging, fold: Fold, before: States, threads: int) -> Iter
         try:
             for name, spec in merging.specs.items():
                 key = name if fold.scope == "tensor" else None
-                for start in range(0, spec.numel, _RUN * BLOCK):
-                    stop = min(start + _RUN * BLOCK, spec.numel)
-                    waiting.append((key, pool.submit(job, name, start, stop)))
+                size, run = _sizes(fold, spec.shape, spec.numel) if spec.numel else (1, 1)
+                for start in range(0, spec.numel, run):
+                    stop = min(start + run, spec.numel)
+                    waiting.append((key, pool.submit(job, name, start, stop, size)))
                     if len(waiting) > 2 * threads:
                         done, future = waiting.popleft()
                         yield done, future.result()

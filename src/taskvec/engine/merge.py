@@ -9,7 +9,7 @@ from taskvec import methods
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.delta import AbstractDelta, Factors
+from taskvec.delta import AbstractDelta, Factors, rounded
 from taskvec.engine.merging import Merging
 from taskvec.engine.points import merge_points
 from taskvec.errors import ParameterError, SpaceError
@@ -44,9 +44,10 @@ def merge(
     Args:
         method: a registry name, or a `MergeMethod`.
         inputs: a mapping name → input, or a sequence (names "0", "1", …). Their order is part of the input.
-        scale: multiplies the merged vector (methods on vectors).
+        scale: multiplies the merged vector (methods on vectors), or a parameter of the method (passthrough).
         layout: the role of each tensor, for methods on matrices; default: decided from names and shapes.
-        base: the base checkpoint, for methods on points that use one.
+        base: the base checkpoint, for methods on points that use one. A method on vectors or points that is given
+            points and a base merges the displacements from the base, and adds the result to it.
         threads: workers of the folds; default: one a processor.
         **parameters: those of the method.
 
@@ -61,7 +62,12 @@ def merge(
     named = named_inputs(inputs)
     points = [n for n, x in named.items() if isinstance(x, Checkpoint)]
     _check_kinds(chosen, named, points)
+    if scale is not None and "scale" in chosen.parameters:
+        parameters, scale = {"scale": scale, **parameters}, None
     bound = chosen.bind(parameters, list(named))
+    if points and chosen.space == "either" and base is not None:
+        moved: dict[str, TaskVector] = {name: point - base for name, point in named.items()}
+        return base + merge(chosen, moved, scale=scale, layout=layout, threads=threads, **parameters)
     if points:
         if scale is not None:
             raise ParameterError(f"{chosen.name} merges points, which have no scale.", "leave out scale.")
@@ -121,6 +127,12 @@ class _VectorInput:
             if c != 0.0 and not leaf.is_zero(name):
                 leaf.add_to(total, coefficient * c, name, start)
 
+    def read32(self, out: Any, name: str, start: int) -> int:
+        leaf = self._vector.single()
+        if leaf is None or leaf.is_zero(name):
+            return rounded(self, out, name, start)
+        return leaf.read32(out, name, start)
+
     def describe(self) -> str:
         return self._vector.describe()
 
@@ -156,12 +168,15 @@ class Merged(AbstractDelta):
 
     def factors(self, name: str) -> Factors | None:
         """See the base class: a linear combination of factored vectors is factored."""
-        method = self.merging.method_for(name)
-        if method.weigh is None or any(v.factors(name) is None and not v.is_zero(name) for v in self.vectors.values()):
+        if self.merging.method_for(name).weigh is None or any(
+            v.factors(name) is None and not v.is_zero(name) for v in self.vectors.values()
+        ):
             return None
-        self.merging.fold()
-        weights = self.merging.coefficients(method, name)
-        terms = [(w * c, leaf) for w, v in zip(weights, self.vectors.values(), strict=True) for c, leaf in v.terms]
+        weights = self.merging.weights(name)
+        if weights is None or weights.ndim > 1:
+            return None
+        pairs = zip(weights.tolist(), self.vectors.values(), strict=True)
+        terms = [(w * c, leaf) for w, v in pairs for c, leaf in v.terms]
         return TaskVector(tuple(terms)).factors(name)
 
     def is_zero(self, name: str) -> bool:

@@ -32,6 +32,9 @@ class Input(Protocol):
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * values[start : start + total.size]`, in float64; nothing where it has no `name`."""
 
+    def read32(self, out: Any, name: str, start: int) -> int:
+        """`out = values[start : start + out.size]` rounded once to float32; how many entries are not finite."""
+
     def describe(self) -> str:
         """What to call it in a message."""
 
@@ -49,103 +52,154 @@ class Merging:
         specs: Mapping[str, TensorSpec],
         layout: Layout | None,
         threads: int | None = None,
+        base: Input | None = None,
     ) -> None:
         self.method, self.inputs, self.bound, self.specs = method, dict(inputs), bound, specs
+        self._rows = [*([("base", base)] if base is not None else []), *self.inputs.items()]
+        self._based = base is not None
         self._layout = layout or Layout.of(specs)
         self._threads = threads
         self._states: States = {}
+        for name in specs:
+            method.check_at(bound.at(name))
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
         self._lock = threading.Lock()
-        self._whole: dict[str, Floats] = {}
+        self._blocks: dict[tuple[str, int], Any] = {}
+        self._weights: dict[str, torch.Tensor | None] = {}
 
     def place(self, name: str, start: int) -> Place:
         """What a method may know of a block."""
         return Place(name, self.specs[name].shape, start, tuple(self.inputs))
 
     def stack(self, name: str, start: int, stop: int) -> Any:
-        """Entries [start, stop) of every input's `name`, as float32 (task, n).
+        """Entries [start, stop) of every input's `name`, as float32 (task, n); those of a base come first.
 
         Raises:
             NonFiniteError: NaN or Inf, naming tensor and input.
         """
         import numpy as np
 
-        out = np.empty((len(self.inputs), stop - start), np.float32)
-        row64 = np.empty(stop - start)
-        with np.errstate(over="ignore"):
-            for row, source in zip(out, self.inputs.values(), strict=True):
-                row64.fill(0.0)
-                source.add_to(row64, 1.0, name, start)
-                row[:] = row64
-        if not np.isfinite(out).all():
+        out = np.empty((len(self._rows), stop - start), np.float32)
+        bad = sum(source.read32(row, name, start) for row, (_, source) in zip(out, self._rows, strict=True))
+        if bad:
             self._refuse(name, start, out)
         return out
 
     def _refuse(self, name: str, start: int, out: Any) -> None:
         import numpy as np
 
-        task = list(self.inputs)[int(np.argmin(np.isfinite(out).all(1)))]
+        task, source = self._rows[int(np.argmin(np.isfinite(out).all(1)))]
         values = np.zeros(out.shape[1])
-        self.inputs[task].add_to(values, 1.0, name, start)
+        source.add_to(values, 1.0, name, start)
         what = "a value beyond the range of float32" if np.isfinite(values).all() else "NaN or Inf"
         raise NonFiniteError(
-            f"tensor '{name}' has {what} in '{task}' ({self.inputs[task].describe()}).",
+            f"tensor '{name}' has {what} in '{task}' ({source.describe()}).",
             "repair the checkpoint it comes from.",
         )
+
+    def parts(self, rows: Any) -> tuple[Any, dict[str, Any]]:
+        """Stacked rows as the inputs', and the base's as a keyword, if there is one."""
+        return (rows[1:], {"base": rows[0]}) if self._based else (rows, {})
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]` of the flattened tensor, in float64."""
         self.fold()
+        weights = self.weights(name)
+        if weights is not None:
+            self._add_combination(weights, total, coefficient, name, start)
+        else:
+            self._add_blocks(total, coefficient, name, start)
+
+    def _add_blocks(self, total: Floats, coefficient: float, name: str, start: int) -> None:
+        """A block at a time; blocks of rows begin before the range and end after it, where it cuts a row."""
+        row, stop = self._row(name), start + total.size
+        size = max(1, BLOCK // row) * row
+        for first in range(start - start % row, stop, size):
+            last = min(first + size, stop + -stop % row)
+            low, high = max(first, start), min(last, stop)
+            merged = self._block(name, first, last) if row <= BLOCK else self._held(name, first, last, high == last)
+            total[low - start : high - start] += coefficient * merged[low - first : high - first]
+
+    def _row(self, name: str) -> int:
+        """How many entries the method must see together: 1, a slice of the first axis, or the whole tensor."""
+        acts_on, spec = self._acts_on(name), self.specs[name]
+        if acts_on == "element" or not spec.numel:
+            return 1
+        return spec.numel // spec.shape[0] if acts_on == "row" and spec.shape else spec.numel
+
+    def _acts_on(self, name: str) -> str:
+        """As `MergeMethod.acts_on`; a vector is one row, so that it must be seen whole."""
         method = self.method_for(name)
-        if method.weigh is not None:
-            weights = self.coefficients(method, name)
-            for weight, source in zip(weights, self.inputs.values(), strict=True):
+        acts_on = method.unit_of(self._bound(method, name))
+        return "tensor" if acts_on == "row" and len(self.specs[name].shape) < 2 else acts_on
+
+    def _held(self, name: str, first: int, last: int, done: bool) -> Any:
+        """A block that several ranges read: computed for the first of them, dropped after the last (`done`)."""
+        with self._lock:
+            held = self._blocks.get((name, first))
+        if held is None:
+            held = self._block(name, first, last)
+        with self._lock:
+            if done:
+                self._blocks.pop((name, first), None)
+            else:
+                self._blocks[name, first] = held
+        return held
+
+    def weights(self, name: str) -> torch.Tensor | None:
+        """The coefficients of a linear combination (*unit, task), where the merge of this tensor is one."""
+        self.fold()
+        method = self.method_for(name)
+        if method.weigh is None or not self.specs[name].numel:
+            return None
+        with self._lock:
+            if name not in self._weights:
+                known = self._state(name) if method.gram is not None else len(self.inputs)
+                self._weights[name] = method.weigh(known, **self._bound(method, name))
+            return self._weights[name]
+
+    def single(self, name: str) -> str | None:
+        """The input that the merge of this tensor is, taken once; None where it is no such thing."""
+        weights = self.weights(name)
+        each = weights.tolist() if weights is not None and weights.ndim == 1 else []
+        taken = [task for task, weight in zip(self.inputs, each, strict=False) if weight != 0.0]
+        return taken[0] if len(taken) == 1 and 1.0 in each else None
+
+    def _add_combination(self, weights: torch.Tensor, total: Floats, coefficient: float, name: str, start: int) -> None:
+        if weights.ndim == 1:
+            for weight, source in zip(weights.tolist(), self.inputs.values(), strict=True):
                 if weight != 0.0:
                     source.add_to(total, coefficient * weight, name, start)
-        elif method.acts_on == "element":
-            for at in range(start, start + total.size, BLOCK):
-                stop = min(at + BLOCK, start + total.size)
-                total[at - start : stop - start] += coefficient * self._block(method, name, at, stop)
-        else:
-            self._add_whole(method, total, coefficient, name, start)
+            return
+        import numpy as np
 
-    def coefficients(self, method: MergeMethod, name: str) -> list[float]:
-        """The coefficients of a linear method for one tensor."""
-        known = self._state(name) if method.folds else len(self.inputs)
-        weights: list[float] = method.weigh(known, **self._bound(method, name)).tolist()  # type: ignore[misc]
-        return weights
+        from taskvec.ops.gram import unit_of
 
-    def _block(self, method: MergeMethod, name: str, start: int, stop: int) -> Any:
-        block = self.stack(name, start, stop)
+        method = self.method_for(name)
+        kind = method.gram(**self._bound(method, name)) if method.gram is not None else None
+        spread = weights.numpy()[unit_of(kind, self.specs[name].shape, start, start + total.size)]
+        row = np.empty(total.size)
+        for task, source in enumerate(self.inputs.values()):
+            row.fill(0.0)
+            source.add_to(row, coefficient, name, start)
+            total += spread[:, task] * row
+
+    def _block(self, name: str, start: int, stop: int) -> Any:
+        """The merge of entries [start, stop), which are whole rows where the method acts on such; float64 (n,)."""
+        method, spec = self.method_for(name), self.specs[name]
+        block, base = self.parts(self.stack(name, start, stop))
         options = {"state": self._state(name), "at": self.place(name, start), **self._bound(method, name)}
-        if method.kernel is not None:
-            return method.kernel(block, **options)
+        compiled = method.kernel(block, **base, **options) if method.kernel is not None else None
+        if compiled is not None:
+            return compiled
         import torch
 
-        return method(torch.from_numpy(block), **options).double().numpy()
-
-    def _add_whole(self, method: MergeMethod, total: Floats, coefficient: float, name: str, start: int) -> None:
-        """Methods that need a whole tensor: computed at its first range, dropped after its last."""
-        with self._lock:
-            whole = self._whole.get(name)
-        if whole is None:
-            whole = self._tensor(method, name)
-            with self._lock:
-                self._whole[name] = whole
-        total += coefficient * whole[start : start + total.size]
-        if start + total.size == whole.size:
-            with self._lock:
-                self._whole.pop(name, None)
-
-    def _tensor(self, method: MergeMethod, name: str) -> Floats:
-        import torch
-
-        spec = self.specs[name]
-        stacked: torch.Tensor = torch.from_numpy(self.stack(name, 0, spec.numel)).reshape(-1, *spec.shape)
-        merged = method(stacked, state=self._state(name), at=self.place(name, 0), **self._bound(method, name))
-        values: Floats = merged.double().reshape(-1).numpy()
-        return values
+        acts_on, row = self._acts_on(name), self._row(name)
+        shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
+        options |= {key: torch.from_numpy(values).reshape(shape) for key, values in base.items()}
+        merged = method(torch.from_numpy(block).reshape(-1, *shape), **options)
+        return merged.double().reshape(-1).numpy()
 
     def roles(self) -> dict[str, str]:
         """The roles that a layout file changed, which are part of what was asked for."""

@@ -10,7 +10,7 @@ from taskvec.checkpoint.fingerprint import BLANK
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.source import AbstractSource, check_same_schema
 from taskvec.checkpoint.ties import equal_bits
-from taskvec.delta import BLOCK
+from taskvec.delta import BLOCK, rounded
 from taskvec.engine.merging import Merging
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError
 from taskvec.methods._method import MergeMethod
@@ -29,7 +29,7 @@ def merge_points(
     base: Checkpoint | None,
     threads: int | None,
 ) -> Checkpoint:
-    """The lazy merge of checkpoints; the base, where the method takes one, is its first input.
+    """The lazy merge of checkpoints; the base reaches the method as its `base`, and is not one of the inputs.
 
     Raises:
         ParameterError: a base that is missing, or that the method does not take. SchemaError: different models.
@@ -56,6 +56,9 @@ class _PointInput:
 
         add_scaled(total, coefficient, self._source.block(name, start, start + total.size))
 
+    def read32(self, out: Any, name: str, start: int) -> int:
+        return rounded(self, out, name, start)
+
     def describe(self) -> str:
         return self._source.describe()
 
@@ -79,9 +82,9 @@ class MergedSource(AbstractSource):
         self.home, self.ties, self.specs = self.donor.source.home, self.donor.source.ties, self.donor.specs
         skipped = set(layout.names("skip") if layout is not None else ())
         moving = {n: s for n, s in self.specs.items() if s.dtype.moves and n not in skipped}
-        given = {"base": base, **self.points} if base is not None and "base" in method.injected else self.points
-        inputs = {n: _PointInput(c) for n, c in given.items()}
-        self.merging = Merging(method, inputs, bound, specs=moving, layout=layout, threads=threads)
+        inputs = {n: _PointInput(c) for n, c in self.points.items()}
+        origin = _PointInput(base) if base is not None and "base" in method.injected else None
+        self.merging = Merging(method, inputs, bound, specs=moving, layout=layout, threads=threads, base=origin)
 
     def bits(self, name: str, start: int, stop: int) -> Bits:
         """See the base class.
@@ -93,19 +96,31 @@ class MergedSource(AbstractSource):
 
         from taskvec.ops.bits import Block, bits_dtype, count_nonfinite, encode
 
+        name = self.ties.get(name, name)
         spec = self.spec(name)
         if name not in self.merging.specs:
             if not spec.dtype.moves:
                 self._check_fixed(name)
             return self.donor.source.bits(name, start, stop)
-        out = np.empty(stop - start, bits_dtype(spec.dtype))
-        for at in range(start, stop, BLOCK):
-            total = np.zeros(min(BLOCK, stop - at))
-            self.merging.add_to(total, 1.0, name, at)
-            out[at - start : at - start + total.size] = encode(total, spec.dtype)
+        same = self._unchanged(name)
+        if same is not None:
+            out = same.source.bits(name, start, stop)
+        else:
+            out = np.empty(stop - start, bits_dtype(spec.dtype))
+            for at in range(start, stop, BLOCK):
+                total = np.zeros(min(BLOCK, stop - at))
+                self.merging.add_to(total, 1.0, name, at)
+                out[at - start : at - start + total.size] = encode(total, spec.dtype)
         if count_nonfinite(Block(out, spec.dtype)):
             raise self._nonfinite(name, start, stop)
         return out
+
+    def _unchanged(self, name: str) -> Checkpoint | None:
+        """The input whose bits the result has, where the merge is one input taken once."""
+        single = self.merging.single(name)
+        if single is None or self.points[single].specs.get(name) != self.specs[name]:
+            return None
+        return self.points[single]
 
     def _nonfinite(self, name: str, start: int, stop: int) -> NonFiniteError:
         from taskvec.ops.bits import count_nonfinite

@@ -3,16 +3,24 @@
 The decorator derives the name (the function's), the parameters (its keyword-only arguments) and their ranges (from
 the annotations). Everything else a method needs is declared, so that the engine has no special cases:
 
-    acts_on    how finely the engine may cut: "element" (flat blocks of 65,536 entries), "row", "matrix", "tensor"
-    space      "vector": stacked deltas; "point": stacked weights, with `base` required, optional or none
+    acts_on    how finely the engine may cut: "element" (flat blocks of 65,536 entries), "row" (between the slices of
+               the first axis; a vector is one row), "matrix", "tensor"; or a function of the parameters that says so
+    space      "vector": stacked deltas; "point": stacked weights; "either": both
+    base       for methods on points: "required", "optional" or "none". A function with an argument `base` receives the
+               base's tensor there, and the stack holds the other inputs (folds and kernels likewise: the base's row).
+               A method on either space that is given points and a base merges the displacements from the base
     folds      statistics to gather before the merge, in order; each sees the state of the one before (see `Fold`);
                or a function of the parameters that returns them
     otherwise  the method for tensors whose role is not "matrix"
     least/most how many inputs it takes
     laws       what the contract suite holds the method to
-    kernel     a compiled equivalent on NumPy blocks (T, n), tested against the function
+    kernel     a compiled equivalent on NumPy blocks (T, n), tested against the function; None where it has none
+    weigh      the coefficients of the same merge, where it is a linear combination of the inputs summed in float64
+               (None: for these parameters it is not)
+    dialects   defaults that differ from the signature's in a `dialect` (REQUIRED: it has none there)
+    check      refuses parameters that do not go together: called with all of them, raises ParameterError
 
-A method whose result is a linear combination of its inputs is declared with `linear_method` instead: its function
+A method that is always a linear combination of its inputs is declared with `linear_method` instead: its function
 maps their Gram matrix (or just their number) to one coefficient a task, and the engine never stacks anything.
 """
 
@@ -20,6 +28,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -34,6 +43,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ActsOn = Literal["element", "row", "matrix", "tensor"]
+GramOf = Literal["tensor", "row", "column"]
+REQUIRED: Any = inspect.Parameter.empty
 LAWS = frozenset({"permutation", "homogeneous", "zero", "idempotent", "additive"})
 
 
@@ -53,17 +64,20 @@ class Place:
 class Fold:
     """A statistic gathered over all blocks before the merge.
 
-    `step(block, at=…, state=…, **parameters)` maps a float32 array (T, n) to a statistic with `+`; the engine adds
-    the statistics in the order of the blocks, for each tensor (`scope="tensor"`) or for the whole model.
+    `step(block, at=…, state=…, **parameters)` maps a float32 array (T, n) to a statistic with `+` (arrays are added,
+    lists joined); the engine adds the statistics in the order of the blocks, for each tensor (`scope="tensor"`) or
+    for the whole model.
     `finish(total, state, entries, **parameters)` turns the total over `entries` entries into the state that the next
     fold, or the method, receives as `state`. `state` is that of the fold before (None for the first). `counts` says
     that the statistic is made of integers: then blocks are larger, and the order of additions does not matter.
+    `acts_on="row"`: blocks are cut between the slices of the first axis (a vector is one).
     """
 
     step: Callable[..., Any]
     finish: Callable[..., Any]
     scope: Literal["tensor", "model"] = "tensor"
     counts: bool = False
+    acts_on: Literal["element", "row"] = "element"
 
 
 Folds = tuple[Fold, ...] | Callable[..., tuple[Fold, ...]]
@@ -78,7 +92,7 @@ class MergeMethod:
     name: str
     source: str
     laws: frozenset[str]
-    acts_on: ActsOn
+    acts_on: ActsOn | Callable[..., ActsOn]
     space: Literal["vector", "point", "either"]
     base: Literal["required", "optional", "none"]
     folds: Folds
@@ -89,10 +103,17 @@ class MergeMethod:
     injected: frozenset[str] = field(default=frozenset())
     kernel: Callable[..., Any] | None = None
     weigh: Callable[..., Any] | None = None
+    gram: Callable[..., GramOf | None] | None = None
+    dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    check: Callable[..., None] | None = None
 
     def folds_for(self, bound: Bound) -> tuple[Fold, ...]:
         """The folds to run, in order; they may depend on the parameters (a dialect has its own scope)."""
         return self.folds(**bound.at("")) if callable(self.folds) else self.folds
+
+    def unit_of(self, parameters: Mapping[str, Any]) -> ActsOn:
+        """What the method acts on under these parameters."""
+        return self.acts_on(**parameters) if callable(self.acts_on) else self.acts_on
 
     @property
     def summary(self) -> str:
@@ -106,22 +127,40 @@ class MergeMethod:
             ParameterError: an unknown or missing parameter, or a value out of its range; too few tasks.
         """
         if len(tasks) < self.least or (self.most is not None and len(tasks) > self.most):
-            wanted = f"exactly {self.least}" if self.least == self.most else f"at least {self.least}"
-            raise ParameterError(f"{self.name} needs {wanted} inputs; it got {len(tasks)}.")
+            bound = f"exactly {self.least}" if self.least == self.most else f"at least {self.least}"
+            wanted = f"{bound} input{'s' if self.least != 1 else ''}"
+            raise ParameterError(f"{self.name} needs {wanted}; it got {len(tasks)}.", f"give it {wanted}.")
         for key in given:
             if key not in self.parameters:
                 unknown = UnknownName.among(f"{self.name} has no parameter '{key}'.", key, self.parameters)
                 raise ParameterError(unknown.fact, unknown.fix)
-        bound = {}
+        dialect = given.get("dialect")
+        defaults = self.dialects.get(dialect, {}) if isinstance(dialect, str) else {}
+        values = {}
         for key, parameter in self.parameters.items():
-            if key not in given and parameter.required:
-                raise ParameterError(f"{self.name} needs a value for '{key}'.", f"give {key}=….")
-            bound[key] = parameter.resolve(self.name, given.get(key, parameter.default), tasks)
-        return Bound(bound)
+            value = given.get(key, defaults.get(key, parameter.default))
+            if value is REQUIRED:
+                where = f" in the dialect {dialect}" if key in defaults else ""
+                raise ParameterError(f"{self.name} needs a value for '{key}'{where}.", f"give {key}=….")
+            values[key] = parameter.resolve(self.name, value, tasks)
+        found = Bound(values)
+        self.check_at(found.at(""))
+        return found
 
-    def __call__(self, stacked: Tensor, *, state: Any = None, at: Place | None = None, **bound: Any) -> Tensor:
+    def check_at(self, parameters: Mapping[str, Any]) -> None:
+        """Refuse the parameters of one tensor that do not go together.
+
+        Raises:
+            ParameterError: says which.
+        """
+        if self.check is not None:
+            self.check(**parameters)
+
+    def __call__(
+        self, stacked: Tensor, *, state: Any = None, at: Place | None = None, base: Tensor | None = None, **bound: Any
+    ) -> Tensor:
         """The merge of stacked tensors (task, *shape); `bound` comes from `bind(…).at(tensor)`."""
-        extra = {k: v for k, v in (("state", state), ("at", at)) if k in self.injected}
+        extra = {k: v for k, v in (("state", state), ("at", at), ("base", base)) if k in self.injected}
         return self.function(stacked, **bound, **extra)
 
 
@@ -131,7 +170,7 @@ _methods: dict[str, MergeMethod] = {}
 def merge_method(
     *,
     source: str,
-    acts_on: ActsOn = "element",
+    acts_on: ActsOn | Callable[..., ActsOn] = "element",
     space: Literal["vector", "point", "either"] = "vector",
     base: Literal["required", "optional", "none"] = "required",
     folds: Folds = (),
@@ -140,6 +179,9 @@ def merge_method(
     most: int | None = None,
     laws: Set[str] = frozenset(),
     kernel: Callable[..., Any] | None = None,
+    weigh: Callable[..., Any] | None = None,
+    dialects: Mapping[str, Mapping[str, Any]] | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Tensor]], MergeMethod]:
     """Register the decorated function; see the module's docstring.
 
@@ -155,7 +197,7 @@ def merge_method(
                 function=function, name=name, source=source, laws=frozenset(laws), acts_on=acts_on, space=space,
                 base=base, folds=folds, otherwise=otherwise, least=least, most=most,
                 parameters=parameters_of(function), injected=frozenset(k for k in INJECTED if k in keywords),
-                kernel=kernel,
+                kernel=kernel, weigh=weigh, dialects=dialects or {}, check=check,
             )
         )  # fmt: skip
 
@@ -167,30 +209,42 @@ def linear_method(
     source: str,
     space: Literal["vector", "point", "either"] = "vector",
     base: Literal["required", "optional", "none"] = "required",
-    gram: bool = False,
+    gram: GramOf | Callable[..., GramOf] | None = None,
     least: int = 1,
     most: int | None = None,
     laws: Set[str] = frozenset(),
+    dialects: Mapping[str, Mapping[str, Any]] | None = None,
+    check: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., Tensor]], MergeMethod]:
-    """Register a function `(count or gram, **parameters) -> coefficients (task,)` as a merge method.
+    """Register a function `(count or gram, **parameters) -> coefficients` as a merge method.
 
-    With `gram` the function receives the float64 Gram matrix (task, task) of each flattened tensor, else the number
-    of tasks; it returns float64 coefficients.
+    Without `gram` the function receives the number of tasks and returns float64 coefficients (task,). With it, it
+    receives float64 Gram matrices (*unit, task, task) and returns (*unit, task); a unit is the whole tensor (then
+    *unit is empty), each row (last axis) or each column (first axis); `gram` may be a function of the parameters.
     """
+
+    def kind(**bound: Any) -> GramOf | None:
+        return gram(**bound) if callable(gram) else gram
+
+    def folds(**bound: Any) -> tuple[Fold, ...]:
+        found = kind(**bound)
+        return () if found is None else (_GRAMS[found],)
 
     def register(weigh: Callable[..., Tensor]) -> MergeMethod:
         @functools.wraps(weigh)
         def combine(stacked: Tensor, *, state: Any = None, at: Place | None = None, **bound: Any) -> Tensor:
-            flat = stacked.double().reshape(stacked.shape[0], -1)
-            known = (state if state is not None else flat @ flat.T) if gram else stacked.shape[0]
-            coefficients = weigh(known, **bound).double()
-            return (coefficients[:, None] * flat).sum(0).reshape(stacked.shape[1:])
+            from taskvec.ops.gram import combination, gram_of
+
+            found = kind(**bound)
+            known = stacked.shape[0] if found is None else gram_of(stacked, found) if state is None else state
+            return combination(stacked, weigh(known, **bound), found)
 
         return _register(
             MergeMethod(
                 function=combine, name=weigh.__name__, source=source, laws=frozenset(laws), acts_on="element",
-                space=space, base=base, folds=(GRAM,) if gram else (), otherwise=None, least=least, most=most,
-                parameters=parameters_of(weigh), injected=frozenset({"state"}), weigh=weigh,
+                space=space, base=base, folds=folds if gram is not None else (), otherwise=None, least=least,
+                most=most, parameters=parameters_of(weigh), injected=frozenset({"state"}), weigh=weigh,
+                gram=kind if gram is not None else None, dialects=dialects or {}, check=check,
             )
         )  # fmt: skip
 
@@ -213,13 +267,33 @@ def _gram_step(block: Any, **_: Any) -> Any:
     return gram(block)
 
 
+def _row_step(block: Any, *, at: Place, **_: Any) -> Any:
+    from taskvec.ops.gram import row_grams
+
+    return [row_grams(block, at.shape)]
+
+
+def _column_step(block: Any, *, at: Place, **_: Any) -> Any:
+    from taskvec.ops.gram import column_grams
+
+    return column_grams(block, at.shape)
+
+
 def _gram_finish(total: Any, *_: Any, **__: Any) -> Tensor:
+    import numpy as np
     import torch
 
-    return torch.from_numpy(total)
+    return torch.from_numpy(np.concatenate(total) if isinstance(total, list) else total)
 
 
-GRAM = Fold(_gram_step, _gram_finish)
+_GRAMS: Mapping[GramOf, Fold] = {
+    "tensor": Fold(_gram_step, _gram_finish),
+    "row": Fold(_row_step, _gram_finish, acts_on="row"),
+    "column": Fold(_column_step, _gram_finish, acts_on="row"),
+}
+
+
+ENTRY_POINTS = "taskvec.methods"  # the group in which other packages name a module, or a MergeMethod in one
 
 
 def _load() -> None:
@@ -229,19 +303,45 @@ def _load() -> None:
             importlib.import_module(f"taskvec.methods.{module}")
 
 
+@functools.cache
+def _load_others() -> None:
+    """Import what other packages offer under the entry point group; importing registers it.
+
+    Raises:
+        ParameterError: one of them does not load; names it and its package.
+    """
+    for point in sorted(importlib.metadata.entry_points(group=ENTRY_POINTS), key=lambda p: (p.name, p.value)):
+        try:
+            point.load()
+        except Exception as error:
+            home = point.dist.name if point.dist is not None else "unknown"
+            raise ParameterError(
+                f"the method '{point.name}' ({point.value}, package {home}) does not load: {error!r}",
+                f"repair or uninstall the package {home}.",
+            ) from error
+
+
 def names() -> list[str]:
-    """The names of all registered methods."""
+    """The names of all registered methods, those of other packages among them.
+
+    Raises:
+        ParameterError: a method of another package does not load.
+    """
     _load()
+    _load_others()
     return sorted(_methods)
 
 
 def get(name: str) -> MergeMethod:
-    """The method registered under `name`.
+    """The method registered under `name`; other packages are asked only where it is none of ours.
 
     Raises:
         UnknownName: no such method; the nearest is suggested.
+        ParameterError: a method of another package does not load.
     """
     _load()
+    if name not in _methods:
+        _load_others()
     if name not in _methods:
         raise UnknownName.among(f"no merge method named '{name}'.", name, _methods)
     return _methods[name]

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from types import UnionType
 from typing import Annotated, Any, Literal, final, get_args, get_origin
 
 from taskvec.errors import ParameterError, UnknownName
@@ -37,10 +38,24 @@ class PerTask:
 
 
 Fraction = Annotated[float, Range(0.0, 1.0)]
+Share = Annotated[float, Range(0.0, 1.0, closed=True)]
 NonNegative = Annotated[float, Range(0.0, closed=True)]
 Seed = Annotated[int, Range(0, 2**63 - 1, closed=True)]
-Coefficients = Annotated[float, PerTask()]
-Density = Annotated[float, Range(0.0, 1.0), PerTask()]
+Coefficients = Annotated[float | tuple[float, ...], PerTask()]  # methods see a tuple, one number a task
+Density = Annotated[float | tuple[float, ...], Range(0.0, 1.0), PerTask()]
+
+
+def check_divisor(method: str, coefficients: Sequence[float]) -> None:
+    """Refuse coefficients that are to be divided by their sum, and sum to 0 but for rounding.
+
+    Raises:
+        ParameterError: they do.
+    """
+    if abs(math.fsum(coefficients)) <= 2.0**-40 * math.fsum(abs(c) for c in coefficients):
+        raise ParameterError(
+            f"{method}: the coefficients {list(coefficients)} sum to 0, and are to be divided by their sum.",
+            "give other coefficients.",
+        )
 
 
 @final
@@ -184,6 +199,7 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
 def _parameter(p: inspect.Parameter, hint: Any) -> Parameter:
     marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     kind = get_args(hint)[0] if marks else hint
+    kind = get_args(kind)[0] if get_origin(kind) is UnionType else kind
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     found = next((m for m in marks if isinstance(m, Range)), None)
     per_task = any(isinstance(m, PerTask) for m in marks)

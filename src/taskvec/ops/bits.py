@@ -68,6 +68,15 @@ def add_scaled_difference(total: Floats, coefficient: float, tuned: Block, base:
     kernels.axpy_difference(total, coefficient, tuned.bits, pt, base.bits, pb)
 
 
+def difference32(tuned: Block, base: Block, out: npt.NDArray[np.float32]) -> int:
+    """`out = tuned - base` rounded once to float32.
+
+    Returns:
+        How many results are not finite.
+    """
+    return int(kernels.difference32(tuned.bits, parameters(tuned.dtype), base.bits, parameters(base.dtype), out))
+
+
 def add_scaled_product(total: Floats, coefficient: float, left: Floats, right: Floats, start: int) -> None:
     """`total += coefficient * (left @ right).flat[start : start + total.size]`, in float64, only the rows it needs."""
     kernels.axpy_product(total, coefficient, left, right, start)
@@ -102,6 +111,15 @@ def difference(base: Block, tuned: Block, delta: Block) -> Difference:
     keep = base.dtype == tuned.dtype
     overflow, nonfinite = kernels.difference(base.bits, pb, tuned.bits, pt, delta.bits, pd, wrong, keep)
     return Difference(wrong, int(overflow), int(nonfinite))
+
+
+def narrow(x: Floats, out: npt.NDArray[np.float32]) -> int:
+    """`out = x` rounded to float32.
+
+    Returns:
+        How many results are not finite.
+    """
+    return int(kernels.narrow(x, out))
 
 
 def count_nonfinite(x: Block) -> int:

@@ -1,15 +1,84 @@
-"""Gram matrices of stacked blocks: float64 sums in one fixed order, whatever the number of threads."""
+"""Gram matrices of stacked blocks: float64 sums in one fixed order, whatever the number of threads.
+
+Of a whole tensor, of each row (the last axis) or of each column (the first axis); a tensor with fewer than two
+dimensions is one row and one column. Entry i of the flattened tensor belongs to the unit i // inner % count.
+"""
 
 from __future__ import annotations
 
+import math
+from typing import Any, Literal
+
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from taskvec.ops import kernels
+from taskvec.ops import gram_kernels, kernels
+
+Floats = npt.NDArray[np.float64]
+Block = npt.NDArray[np.float32]
+Unit = Literal["tensor", "row", "column"]
 
 
-def gram(block: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+def gram(block: Block) -> Floats:
     """The inner products (task, task) of the rows of `block` (task, n), summed in float64."""
     out = np.zeros((block.shape[0], block.shape[0]))
     kernels.gram(block, out)
     return out
+
+
+def units(unit: Unit | None, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(inner, count): see the module's docstring."""
+    entries = math.prod(shape)
+    if unit in {None, "tensor"} or len(shape) < 2 or not entries:
+        return max(entries, 1), 1
+    return (shape[-1], entries // shape[-1]) if unit == "row" else (1, entries // shape[0])
+
+
+def row_grams(block: Block, shape: tuple[int, ...]) -> Floats:
+    """The Gram matrix (row, task, task) of each row in a block (task, n) of whole rows of a tensor of that shape."""
+    inner, _ = units("row", shape)
+    out = np.zeros((block.shape[1] // inner, block.shape[0], block.shape[0]))
+    gram_kernels.row_grams(block, inner, out)
+    return out
+
+
+def column_grams(block: Block, shape: tuple[int, ...]) -> Floats:
+    """What a block (task, n) of whole slices of the first axis adds to the Gram matrices (column, task, task)."""
+    if len(shape) < 2:
+        return gram(block)[None]
+    _, count = units("column", shape)
+    out = np.zeros((block.shape[0], block.shape[0], count))
+    gram_kernels.column_grams(block, out)
+    return np.ascontiguousarray(out.transpose(2, 0, 1))
+
+
+def gram_of(stacked: Tensor, unit: Unit) -> Tensor:
+    """The Gram matrices (*unit, task, task) of stacked tensors (task, *shape); the definition of the above."""
+    inner, count = units(unit, tuple(stacked.shape[1:]))
+    flat = stacked.double().reshape(stacked.shape[0], -1)
+    if unit == "tensor":
+        return flat @ flat.T
+    rows = flat.reshape(flat.shape[0], -1, count, 1 if inner == 1 else inner)
+    split = rows.permute(2, 0, 1, 3).reshape(count, flat.shape[0], -1)
+    return split @ split.transpose(1, 2)
+
+
+def combination(stacked: Tensor, coefficients: Tensor, unit: Unit | None) -> Tensor:
+    """Σ coefficients[..., t] · stacked[t], in float64; coefficients (*unit, task)."""
+    shape = tuple(stacked.shape[1:])
+    flat = stacked.double().reshape(stacked.shape[0], -1)
+    each = coefficients.double().reshape(-1, stacked.shape[0]).T
+    spread: Any = each if each.shape[1] == 1 else each[:, unit_of(unit, shape, 0, flat.shape[1])]
+    merged: Tensor = (spread * flat).sum(0).reshape(shape)
+    return merged
+
+
+def unit_of(unit: Unit | None, shape: tuple[int, ...], start: int, stop: int) -> npt.NDArray[np.int64]:
+    """To which unit each of the entries [start, stop) belongs."""
+    inner, count = units(unit, shape)
+    if inner == 1 or inner > stop - start:
+        return np.arange(start, stop) // inner % count
+    first = start // inner
+    each = np.repeat(np.arange(first, -(-stop // inner)), inner)
+    return each[start - first * inner : stop - first * inner]

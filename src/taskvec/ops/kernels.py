@@ -96,8 +96,33 @@ def axpy(total, coefficient, x, p):
 
 @_jit
 def axpy_difference(total, coefficient, tuned, pt, base, pb):
+    if pt[0] == 45 and pb[0] == 45:  # both bfloat16, by far the most common: the upper half of a float32
+        for i in range(tuned.size):
+            a = np.uint32(np.uint32(tuned[i]) << np.uint32(16)).view(np.float32)
+            b = np.uint32(np.uint32(base[i]) << np.uint32(16)).view(np.float32)
+            total[i] += coefficient * (np.float64(a) - np.float64(b))
+        return
     for i in range(tuned.size):
         total[i] += coefficient * (_decode(tuned[i], pt) - _decode(base[i], pb))
+
+
+@_jit
+def difference32(tuned, pt, base, pb, out):
+    """`out = tuned - base` rounded to float32; how many results are not finite."""
+    bad = np.int64(0)
+    if pt[0] == 45 and pb[0] == 45:  # as in axpy_difference
+        for i in range(tuned.size):
+            a = np.uint32(np.uint32(tuned[i]) << np.uint32(16)).view(np.float32)
+            b = np.uint32(np.uint32(base[i]) << np.uint32(16)).view(np.float32)
+            v = np.float32(np.float64(a) - np.float64(b))
+            out[i] = v
+            bad += np.int64(v.view(np.uint32) & np.uint32(0x7F800000) == np.uint32(0x7F800000))
+        return bad
+    for i in range(tuned.size):
+        v = np.float32(_decode(tuned[i], pt) - _decode(base[i], pb))
+        out[i] = v
+        bad += np.int64(v.view(np.uint32) & np.uint32(0x7F800000) == np.uint32(0x7F800000))
+    return bad
 
 
 @_jit
@@ -176,14 +201,61 @@ def axpy_nibbles(total, coefficient, packed, scales, p, group, start):
 
 
 @_jit
-def magnitude_histogram(x, shift, prefix, counts):
-    """Count float32 magnitude patterns by 16 of their bits: the upper ones, or the lower ones below `prefix`."""
+def _key(x, mask):
+    bits = np.float32(np.float32(x) + np.float32(0.0)).view(np.int32) & mask  # -0.0 becomes 0.0
+    return np.uint32(bits ^ ((bits >> np.int32(31)) | np.int32(-0x80000000)))
+
+
+@_jit
+def _upper_halves(x, mask, out):
     for i in range(x.size):
-        pattern = np.float32(abs(x[i])).view(np.uint32)
-        if shift == 16:
-            counts[pattern >> np.uint32(16)] += 1
-        elif pattern >> np.uint32(16) == np.uint32(prefix):
-            counts[pattern & np.uint32(0xFFFF)] += 1
+        out[i] = _key(x[i], mask) >> np.uint32(16)
+
+
+@_jit
+def _lower_halves(x, mask, upper, out):
+    """The lower half of each key with this upper half, and a number above all halves for the others."""
+    for i in range(x.size):
+        key = _key(x[i], mask)
+        out[i] = key & np.uint32(0xFFFF) if key >> np.uint32(16) == upper else np.uint32(0x10000)
+
+
+@_jit
+def key_histogram(x, upper, counts, magnitudes=False):
+    """Count keys by their upper half (`upper` is -1), or by the lower half of those whose upper half is `upper`.
+
+    The keys are those of the numbers, or of their magnitudes.
+    """
+    mask = np.int32(0x7FFFFFFF) if magnitudes else np.int32(-1)
+    halves, found = np.empty(1024, np.uint32), np.empty(1024, np.uint32)
+    for start in range(0, x.size, 1024):
+        part = x[start : start + 1024]
+        if upper < 0:
+            _upper_halves(part, mask, halves)
+            for i in range(part.size):
+                counts[halves[i]] += 1
+            continue
+        _lower_halves(part, mask, np.uint32(upper), halves)
+        n = 0
+        for i in range(part.size):
+            found[n] = halves[i]
+            n += np.int64(halves[i] < np.uint32(0x10000))
+        for i in range(n):
+            counts[found[i]] += 1
+    if upper < 0:
+        counts[:0x7F] = 0  # NaN does not count
+        counts[0xFF81:] = 0
+
+
+@_jit
+def narrow(x, out):
+    """`out = x` rounded to float32; how many results are not finite."""
+    bad = np.int64(0)
+    for i in range(x.size):
+        v = np.float32(x[i])
+        out[i] = v
+        bad += np.int64(v.view(np.uint32) & np.uint32(0x7F800000) == np.uint32(0x7F800000))
+    return bad
 
 
 @_jit

@@ -1,9 +1,16 @@
-"""The k-th largest magnitude of a stream, exactly, from integer histograms of float32 bit patterns."""
+"""Order statistics of a stream, exactly, from integer histograms of float32 bit patterns.
+
+A float32 number becomes an unsigned integer, its key, such that larger numbers have larger keys (0.0 and -0.0 have
+the same one; that of a magnitude is its bit pattern and a leading 1). A histogram of the upper 16 bits of all keys,
+and one of the lower 16 bits within each bin that matters, find any order statistic in two passes, whatever the
+blocks; no value is sorted. NaN marks an entry that does not count.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +20,9 @@ from taskvec.ops import kernels
 from taskvec.ops.bits import Floats
 
 Stream = Callable[[], Iterable[Floats]]
+Counts = npt.NDArray[np.int64]
+_HALF = 1 << 16
+_SIGN = 0x80000000
 
 
 def kept(density: float, n: int) -> int:
@@ -26,29 +36,25 @@ def kept(density: float, n: int) -> int:
 def kth_largest_pattern(blocks: Stream, k: int) -> int:
     """The float32 bit pattern of the k-th largest |x| over all blocks, for k from 1 to the number of entries.
 
-    Non-negative float32 patterns are ordered as their values, so two histograms of 16 bits find it in two passes,
-    whatever the blocks; no value is sorted.
+    NaN is larger than any number.
 
     Raises:
         ParameterError: there is no k-th entry.
     """
-    upper = np.zeros(1 << 16, np.int64)
+    upper, entries = np.zeros(_HALF, np.int64), 0
     for block in blocks():
-        kernels.magnitude_histogram(block, 16, 0, upper)
-    if not 1 <= k <= int(upper.sum()):
-        raise ParameterError(f"there is no entry number {k} among {int(upper.sum())}.")
-    prefix, above = _descend(upper, k)
-    lower = np.zeros(1 << 16, np.int64)
+        entries += block.size
+        kernels.key_histogram(block, -1, upper, True)
+    if not 1 <= k <= entries:
+        raise ParameterError(f"there is no entry number {k} among {entries}.")
+    rank = k - (entries - int(upper.sum()))
+    if rank < 1:
+        return pattern_of(np.nan)
+    at, within = locate(upper, rank)
+    lower = np.zeros(_HALF, np.int64)
     for block in blocks():
-        kernels.magnitude_histogram(block, 0, prefix, lower)
-    return (prefix << 16) | _descend(lower, k - above)[0]
-
-
-def _descend(counts: npt.NDArray[np.int64], k: int) -> tuple[int, int]:
-    """The bin that holds the k-th largest, and how many entries lie in the bins above it."""
-    from_above = np.cumsum(counts[::-1])
-    index = int(np.searchsorted(from_above, k))
-    return counts.size - 1 - index, int(from_above[index] - counts[counts.size - 1 - index])
+        kernels.key_histogram(block, at, lower, True)
+    return pattern_of(number_of(at, locate(lower, within)[0]))
 
 
 def pattern_of(value: float) -> int:
@@ -63,23 +69,32 @@ def select(block: Floats, pattern: int) -> tuple[npt.NDArray[np.int64], npt.NDAr
     return positions[:n], values[:n]
 
 
-def upper_histogram(block: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Counts (task, 65536) of the upper 16 bits of the float32 magnitude patterns of each row of `block`."""
-    counts = np.zeros((block.shape[0], 1 << 16), np.int64)
-    for row, count in zip(block, counts, strict=True):
-        kernels.magnitude_histogram(row, 16, 0, count)
+def upper_counts(values: npt.NDArray[Any], *, magnitudes: bool = False) -> Counts:
+    """Counts (row, 65536) of the upper halves of the keys of each row of `values` (row, n), or of its magnitudes."""
+    counts = np.zeros((values.shape[0], _HALF), np.int64)
+    for row, count in zip(values, counts, strict=True):
+        kernels.key_histogram(row, -1, count, magnitudes)
     return counts
 
 
-def lower_histogram(block: npt.NDArray[np.float32], prefixes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Counts (task, 65536) of the lower 16 bits of the patterns whose upper bits are the row's prefix."""
-    counts = np.zeros((block.shape[0], 1 << 16), np.int64)
-    for row, count, prefix in zip(block, counts, prefixes, strict=True):
-        kernels.magnitude_histogram(row, 0, prefix, count)
+def lower_counts(values: npt.NDArray[Any], upper: Counts, *, magnitudes: bool = False) -> Counts:
+    """Counts (row, rank, 65536) of the lower halves of the keys whose upper half is `upper` (row, rank)."""
+    counts = np.zeros((*upper.shape, _HALF), np.int64)
+    for row, halves, bins in zip(values, upper, counts, strict=True):
+        for half, count in zip(halves, bins, strict=True):
+            kernels.key_histogram(row, half, count, magnitudes)
     return counts
 
 
-def descend(counts: npt.NDArray[np.int64], ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """For each row, (the bin of the k-th largest, how much of k is left within that bin); rows (task, 2)."""
-    found = [_descend(count, int(k)) for count, k in zip(counts, ranks, strict=True)]
-    return np.array([(index, k - above) for (index, above), k in zip(found, ranks, strict=True)], np.int64)
+def locate(counts: Counts, rank: int) -> tuple[int, int]:
+    """The bin that holds the entry number `rank` from the top (1 is the largest), and its number within that bin."""
+    from_above = np.cumsum(counts[::-1])
+    index = int(np.searchsorted(from_above, rank))
+    at = counts.size - 1 - index
+    return at, rank - int(from_above[index] - counts[at])
+
+
+def number_of(upper: int, lower: int) -> float:
+    """The float32 number whose key has these halves."""
+    key = (upper << 16) | lower
+    return float(np.uint32(key ^ _SIGN if key & _SIGN else ~key & 0xFFFFFFFF).view(np.float32))

@@ -1,39 +1,141 @@
-"""Compiled sign votes on blocks (task, n): the same arithmetic as `signs`, one pass, nothing large allocated."""
+"""Compiled sign votes on blocks (task, n): the arithmetic of `signs`, a strip at a time, nothing large allocated.
+
+`rule` is the tuple that `signs.Rule.codes` makes: (what is added up: 0 values, 1 weighted values, 2 signs; the sign
+that a zero vote elects; the divisor: 0 none, 1 the number of those who agree, 2 the sum of their coefficients).
+Each loop is a function of its own, over few arrays: that is what lets LLVM use vector registers.
+"""
 
 import numba
 import numpy as np
 
+from taskvec.ops.random_kernels import drop_row
+
 _jit = numba.njit(cache=True, nogil=True, error_model="numpy")
 _STRIP = 2048  # entries whose sums stay in the nearest cache
+_ROUNDING = 2.0**-40
 
 
 @_jit
-def trim_elect_aggregate(x, patterns, rounding, mean, out):
-    """Keep what reaches the row's magnitude pattern, elect a sign, and take the mean or the sum of who agrees."""
-    tasks, n = x.shape
+def _trim(x, low, high, out):
+    for i in range(x.size):
+        out[i] = np.float64(x[i]) if low <= abs(x[i]) <= high else 0.0
+
+
+@_jit
+def _add_values(kept, weight, total, size):
+    for i in range(kept.size):
+        v = weight * kept[i]
+        total[i] += v
+        size[i] += abs(v)
+
+
+@_jit
+def _add_signs(kept, total, size):
+    for i in range(kept.size):
+        total[i] += np.float64(kept[i] > 0.0) - np.float64(kept[i] < 0.0)
+        size[i] += np.float64(kept[i] != 0.0)
+
+
+@_jit
+def _elect(total, size, tie):
+    """The elected sign, in place of the total."""
+    for i in range(total.size):
+        s = total[i]
+        total[i] = tie if abs(s) <= _ROUNDING * size[i] else (1.0 if s > 0.0 else -1.0)
+
+
+@_jit
+def _collect(kept, vote, weight, share, elected, agreed, voters):
+    for i in range(kept.size):
+        yes = vote * kept[i] * elected[i] > 0.0
+        agreed[i] += weight * kept[i] if yes else 0.0
+        voters[i] += share if yes else 0.0
+
+
+@_jit
+def _finish(agreed, voters, divide, out):
+    for i in range(out.size):
+        out[i] = agreed[i] / (voters[i] if divide and voters[i] != 0.0 else 1.0)
+
+
+@_jit
+def _vote(rows, coefficients, rule, total, size, agreed, voters, out):
+    """One strip; `out` may be shorter than the scratch arrays."""
+    n = out.size
+    total[:] = 0.0
+    size[:] = 0.0
+    agreed[:] = 0.0
+    voters[:] = 0.0
+    for t in range(rows.shape[0]):
+        if rule[0] == 2:
+            _add_signs(rows[t, :n], total, size)
+        else:
+            _add_values(rows[t, :n], coefficients[t] if rule[0] == 1 else 1.0, total, size)
+    _elect(total, size, np.float64(rule[1]))
+    for t in range(rows.shape[0]):
+        vote = coefficients[t] if rule[0] == 1 else 1.0
+        share = coefficients[t] if rule[2] == 2 else 1.0
+        _collect(rows[t, :n], vote, coefficients[t], share, total, agreed, voters)
+    _finish(agreed[:n], voters[:n], rule[2] > 0, out)
+
+
+@_jit
+def vote(rows, coefficients, rule, out):
+    """A vote over rows (task, n) of kept entries."""
     total, size = np.empty(_STRIP), np.empty(_STRIP)
     agreed, voters = np.empty(_STRIP), np.empty(_STRIP)
-    for start in range(0, n, _STRIP):
-        width = min(_STRIP, n - start)
-        total[:] = 0.0
-        size[:] = 0.0
-        for t in range(tasks):
-            bar = np.uint32(patterns[t])
-            for i in range(width):
-                v = x[t, start + i]
-                kept = np.float64(v) if np.float32(abs(v)).view(np.uint32) >= bar else 0.0
-                total[i] += kept
-                size[i] += abs(kept)
-        agreed[:] = 0.0
-        voters[:] = 0.0
-        for t in range(tasks):
-            bar = np.uint32(patterns[t])
-            for i in range(width):
-                v = x[t, start + i]
-                kept = np.float64(v) if np.float32(abs(v)).view(np.uint32) >= bar else 0.0
-                elected = total[i] if abs(total[i]) > rounding * size[i] else 0.0
-                yes = (kept > 0.0 and elected > 0.0) or (kept < 0.0 and elected < 0.0)
-                agreed[i] += kept if yes else 0.0
-                voters[i] += 1.0 if yes else 0.0
-        for i in range(width):
-            out[start + i] = agreed[i] / max(voters[i], 1.0) if mean else agreed[i]
+    for start in range(0, out.size, _STRIP):
+        stop = min(start + _STRIP, out.size)
+        _vote(rows[:, start:stop], coefficients, rule, total, size, agreed, voters, out[start:stop])
+
+
+@_jit
+def trimmed_vote(x, lows, highs, coefficients, rule, out):
+    """Keep magnitudes from the row's low to its high, then vote."""
+    rows = np.empty((x.shape[0], _STRIP))
+    total, size = np.empty(_STRIP), np.empty(_STRIP)
+    agreed, voters = np.empty(_STRIP), np.empty(_STRIP)
+    for start in range(0, out.size, _STRIP):
+        stop = min(start + _STRIP, out.size)
+        for t in range(x.shape[0]):
+            _trim(x[t, start:stop], lows[t], highs[t], rows[t])
+        _vote(rows, coefficients, rule, total, size, agreed, voters, out[start:stop])
+
+
+@_jit
+def dropped_vote(x, bars, keys, start, thresholds, divisors, coefficients, rule, out):
+    """Drop entries by their random numbers, divide by the row's divisor, keep what reaches the row's bar, then vote."""
+    rows = np.empty((x.shape[0], _STRIP))
+    total, size = np.empty(_STRIP), np.empty(_STRIP)
+    agreed, voters = np.empty(_STRIP), np.empty(_STRIP)
+    for at in range(0, out.size, _STRIP):
+        stop = min(at + _STRIP, out.size)
+        for t in range(x.shape[0]):
+            drop_row(x[t, at:stop], keys[t], start + np.uint64(at), thresholds[t], divisors[t], bars[t], rows[t])
+        _vote(rows, coefficients, rule, total, size, agreed, voters, out[at:stop])
+
+
+@_jit
+def dropped_sum(x, keys, start, thresholds, divisors, coefficients, out):
+    """The weighted sum of rows whose entries were dropped by their random numbers and divided by a divisor."""
+    row = np.empty(_STRIP)
+    out[:] = 0.0
+    for at in range(0, out.size, _STRIP):
+        stop = min(at + _STRIP, out.size)
+        for t in range(x.shape[0]):
+            drop_row(x[t, at:stop], keys[t], start + np.uint64(at), thresholds[t], divisors[t], np.float32(0.0), row)
+            for i in range(stop - at):
+                out[at + i] += coefficients[t] * row[i]
+
+
+@_jit
+def trimmed_sum(x, lows, highs, coefficients, out):
+    """The weighted sum of the entries whose magnitude is from the row's low to its high."""
+    row = np.empty(_STRIP)
+    out[:] = 0.0
+    for at in range(0, out.size, _STRIP):
+        stop = min(at + _STRIP, out.size)
+        for t in range(x.shape[0]):
+            _trim(x[t, at:stop], lows[t], highs[t], row)
+            for i in range(stop - at):
+                out[at + i] += coefficients[t] * row[i]
