@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -396,11 +396,16 @@ def test_a_store_on_a_full_disk_stays_as_it_was(tiny_disk: Path) -> None:
     assert tv.Store.open(store.path).names() == ["a", "b"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(errors.DestinationError, match="cannot be written"):
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_folder_that_may_not_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # root may write anywhere, so the system does not say it here
+    with pytest.raises(errors.DestinationError, match=rf"out' cannot be written: {os.strerror(code)}"):
         checkpoints()[0].save(tmp_path / "out")
+    with pytest.raises(errors.DestinationError, match=rf"library' cannot be written: {os.strerror(code)}"):
+        tv.Store.create(tmp_path / "library", base=checkpoints()[0])
 
 
 # --- the same bytes ---
@@ -612,10 +617,11 @@ def test_progress_counts_every_tensor(tmp_path: Path) -> None:
     assert seen == [(i, len(DELTAS)) for i in range(1, len(DELTAS) + 1)]
 
 
-def test_files_are_as_private_as_the_user_wants_them(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; os.umask(0o077); sys.path.insert(0, sys.argv[2])\n"
-        "from vector_cases import checkpoints; checkpoints()[0].save(sys.argv[1])"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "out"), str(Path(__file__).parent)], check=True)
-    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()} == {0o600}
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o002, 0o664)])
+def test_files_are_as_private_as_the_user_wants_them(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        checkpoints()[0].save(tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {p.stat().st_mode & 0o777 for p in (tmp_path / "out").iterdir()} == {mode}

@@ -24,12 +24,19 @@ if TYPE_CHECKING:
     from taskvec import suites as suites
     from taskvec import tune as tune
     from taskvec.engine.merge import merge as merge
+    from taskvec.recipes.plan import Plan as Plan
+    from taskvec.recipes.recipe import Recipe as Recipe
     from taskvec.store import Store as Store
 
 __version__ = "0.1.0.dev0"
 
 # Public names whose modules import torch or transformers, or are not needed by everyone: loaded at first use.
-_LAZY = {"Store": "taskvec.store", "merge": "taskvec.engine.merge"}
+_LAZY = {
+    "Plan": "taskvec.recipes.plan",
+    "Recipe": "taskvec.recipes.recipe",
+    "Store": "taskvec.store",
+    "merge": "taskvec.engine.merge",
+}
 _LAZY_ROOMS = ("evaluate", "methods", "suites", "tune")
 
 

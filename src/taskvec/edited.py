@@ -61,6 +61,8 @@ class EditedSource(AbstractSource):
 
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """See the base class."""
+        if not self.vector.terms and (origin := self.base.source.recipe(blank=blank)):
+            return origin  # a merge of points as it is: its own fingerprint would cost the whole merge once more
         fingerprint = BLANK if blank else self.base.fingerprint()
         terms = [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in self.vector.terms]
         base = self.base.source.recipe(blank=blank) | {"name": self.base.source.title(), "fingerprint": fingerprint}

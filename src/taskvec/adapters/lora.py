@@ -63,6 +63,11 @@ class LoraDelta(AbstractDelta):
         self._held: dict[str, Factors] = {}
         self._lock = threading.Lock()
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors of the adapter, as they are stored."""
+        return sum(spec.nbytes for spec in self._source.specs.values())
+
     def factors(self, name: str) -> Factors | None:
         """See the base class; float64, the scale in the left factor; None when whole tensors take part."""
         part = self._parts.get(name)

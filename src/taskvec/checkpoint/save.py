@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, final
@@ -24,7 +25,7 @@ from taskvec.checkpoint.output import (
 from taskvec.checkpoint.source import AbstractSource, Home, units
 from taskvec.checkpoint.staging import Staging
 from taskvec.checkpoint.written import Written
-from taskvec.errors import ParameterError
+from taskvec.errors import DestinationError, ParameterError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,6 +104,26 @@ def save_checkpoint(
             write_side_files(source, staging.folder, recipes.final())
             staging.publish(staging.folder)
     return destination
+
+
+def check_destination(
+    source: AbstractSource, path: str | Path, *, force: bool, shard_size: int | str | None, nbytes: int
+) -> None:
+    """Refuse what `save_checkpoint` would refuse of a destination, for `nbytes` of data; writes nothing.
+
+    Raises:
+        DestinationError: it exists already, its folder does not, or the disk is too full.
+        ParameterError: a single file for what is a folder, or a single file in shards.
+    """
+    destination = Path(os.path.abspath(path))
+    _layout(source, destination, _is_single(source.home, destination), shard_size)
+    Staging(destination, plan=None, force=force).check()
+    free = shutil.disk_usage(destination.parent).free
+    if nbytes > free:
+        raise DestinationError(
+            f"'{destination}' needs {nbytes:,} bytes and the disk has {free:,} free.",
+            "free some space, or choose another disk.",
+        )
 
 
 @final

@@ -45,12 +45,20 @@ class Staging:
         """How many finished units an earlier run left."""
         return len(self._finished)
 
-    def __enter__(self) -> Staging:
+    def check(self) -> None:
+        """Refuse a destination that exists or whose folder does not, without touching the disk.
+
+        Raises:
+            DestinationError: see above.
+        """
         self._refuse_existing()
         if not self.destination.parent.is_dir():
             raise DestinationError(
                 f"the folder '{self.destination.parent}' does not exist.", "create it, or choose another destination."
             )
+
+    def __enter__(self) -> Staging:
+        self.check()
         with writing(self.destination):
             self._lock = try_lock(self.root / "lock")
             if self._lock is None:

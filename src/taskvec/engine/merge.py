@@ -155,11 +155,12 @@ class Merged(AbstractDelta):
         for vector in self.vectors.values():
             for name, spec in vector.specs.items():
                 specs.setdefault(name, spec)
-        self.specs = specs
+        self.specs = {n: s for n, s in specs.items() if layout is None or layout[n].role != "skip"}
         self.base = next((v.base for v in self.vectors.values() if v.base is not None), None)
-        self.partial = any(leaf.partial for v in self.vectors.values() for _, leaf in v.terms)
+        skipped = len(self.specs) < len(specs)
+        self.partial = skipped or any(leaf.partial for v in self.vectors.values() for _, leaf in v.terms)
         inputs = {n: _VectorInput(v) for n, v in self.vectors.items()}
-        self.merging = Merging(method, inputs, bound, specs=specs, layout=layout, threads=threads)
+        self.merging = Merging(method, inputs, bound, specs=self.specs, layout=layout, threads=threads)
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """See the base class."""
@@ -200,7 +201,8 @@ class Merged(AbstractDelta):
         """See the base class."""
         parts = [leaf.inputs() for v in self.vectors.values() for _, leaf in v.terms]
         terms = [[c for c, _ in v.terms] for v in self.vectors.values()]
-        known = (self.merging.method.name, self.merging.bound.to_plain(), list(self.vectors), terms)
+        merging = self.merging
+        known = (merging.method.name, merging.bound.to_plain(), merging.roles(), list(self.vectors), terms)
         return None if any(p is None for p in parts) else (*parts, known)
 
     def recipe(self, *, blank: bool) -> dict[str, object]:
@@ -209,7 +211,9 @@ class Merged(AbstractDelta):
             name: [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in vector.terms]
             for name, vector in self.vectors.items()
         }
-        return {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), "inputs": inputs}
+        roles = {"roles": found} if (found := self.merging.roles()) else {}
+        known = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), **roles}
+        return {**known, "inputs": inputs}
 
     def describe(self) -> str:
         """See the base class."""

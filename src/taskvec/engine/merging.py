@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, final
 
 from taskvec import methods
 from taskvec.checkpoint.layout import Layout
+from taskvec.checkpoint.roles import default_role
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.delta import BLOCK
 from taskvec.engine.folding import States, run_fold
@@ -199,6 +200,10 @@ class Merging:
         options |= {key: torch.from_numpy(values).reshape(shape) for key, values in base.items()}
         merged = method(torch.from_numpy(block).reshape(-1, *shape), **options)
         return merged.double().reshape(-1).numpy()
+
+    def roles(self) -> dict[str, str]:
+        """The roles that a layout file changed, which are part of what was asked for."""
+        return {n: p.role for n, p in self._layout.places.items() if p.role != default_role(p.spec)}
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""

@@ -80,7 +80,8 @@ class MergedSource(AbstractSource):
         self.points, self.base = dict(points), base
         self.donor = base or next(iter(self.points.values()))
         self.home, self.ties, self.specs = self.donor.source.home, self.donor.source.ties, self.donor.specs
-        moving = {n: s for n, s in self.specs.items() if s.dtype.moves}
+        skipped = set(layout.names("skip") if layout is not None else ())
+        moving = {n: s for n, s in self.specs.items() if s.dtype.moves and n not in skipped}
         inputs = {n: _PointInput(c) for n, c in self.points.items()}
         origin = _PointInput(base) if base is not None and "base" in method.injected else None
         self.merging = Merging(method, inputs, bound, specs=moving, layout=layout, threads=threads, base=origin)
@@ -97,8 +98,9 @@ class MergedSource(AbstractSource):
 
         name = self.ties.get(name, name)
         spec = self.spec(name)
-        if not spec.dtype.moves:
-            self._check_fixed(name)
+        if name not in self.merging.specs:
+            if not spec.dtype.moves:
+                self._check_fixed(name)
             return self.donor.source.bits(name, start, stop)
         same = self._unchanged(name)
         if same is not None:
@@ -144,16 +146,19 @@ class MergedSource(AbstractSource):
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""
         parts = [p.source.inputs() for p in (*self.points.values(), *((self.base,) if self.base else ()))]
-        known = (self.merging.method.name, self.merging.bound.to_plain(), list(self.points))
+        merging = self.merging
+        known = (merging.method.name, merging.bound.to_plain(), merging.roles(), list(self.points))
         return None if any(p is None for p in parts) else (*parts, known)
 
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """See the base class."""
 
         def of(point: Checkpoint) -> dict[str, Any]:
-            return {"name": point.source.title(), "fingerprint": BLANK if blank else point.fingerprint()}
+            origin = point.source.recipe(blank=blank)
+            return origin or {"name": point.source.title(), "fingerprint": BLANK if blank else point.fingerprint()}
 
-        method = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain()}
+        roles = {"roles": found} if (found := self.merging.roles()) else {}
+        method = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), **roles}
         return {"base": of(self.donor), **method, "inputs": {n: of(p) for n, p in self.points.items()}}
 
     def describe(self) -> str:

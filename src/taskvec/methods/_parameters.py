@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import UnionType
 from typing import Annotated, Any, Literal, final, get_args, get_origin
@@ -150,10 +150,15 @@ class Bound:
     """Checked parameters, per tensor where they were given so."""
 
     values: Mapping[str, Any]
+    _found: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False, compare=False)
 
     def at(self, tensor: str) -> dict[str, Any]:
-        """All parameters for one tensor."""
-        return {k: v.at(tensor) if isinstance(v, PerTensor) else v for k, v in self.values.items()}
+        """All parameters for one tensor; remembered, since every block asks."""
+        found = self._found.get(tensor)
+        if found is None:
+            found = {k: v.at(tensor) if isinstance(v, PerTensor) else v for k, v in self.values.items()}
+            self._found[tensor] = found
+        return dict(found)
 
     def whole(self, method: str) -> dict[str, Any]:
         """All parameters, for a statistic of the whole model.
