@@ -44,8 +44,8 @@ def linear(
         points: one model a task, stacked on axis 0.
         coefficients: one number, or one a task.
         normalize: divide by the sum of the coefficients.
-        dialect: mergekit computes in float32, in order: products, sums, the sum of the coefficients, the quotient;
-            it gives the same bits (but for −0.0), and wants coefficients.
+        dialect: mergekit computes in float32, in the order of the inputs: products, sums, the sum of the
+            coefficients, the quotient; here bit for bit so, but that −0.0 becomes 0.0. It wants coefficients.
 
     Differs from the paper: nothing.
     """
