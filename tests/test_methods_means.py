@@ -50,6 +50,14 @@ def test_slerp_of_unit_vectors_is_a_unit_vector_at_the_right_angle(t):
     assert math.acos(found @ rows["w"][0]) == pytest.approx(t * angle, abs=1e-6)
 
 
+@pytest.mark.parametrize(("cosine", "linear"), [(0.9996, True), (0.9994, False), (-0.9996, True), (-0.9994, False)])
+def test_slerp_is_linear_where_the_models_are_nearly_parallel(cosine, linear):
+    x = np.array([[1.0, 0.0], [cosine, math.sqrt(1 - cosine**2)]])
+    found = evaluate("slerp", {"w": x}, points=True, t=0.5)["w"]
+    assert (np.abs(found - x.mean(0)).max() < 1e-6) == linear
+    assert linear or np.linalg.norm(found) == pytest.approx(1.0, abs=1e-6)
+
+
 def test_slerp_turned_around_is_the_same():
     rows = normal(2, 7, 3)
     back = {"w": rows["w"][::-1].copy()}

@@ -36,14 +36,20 @@ def kept(density: float, n: int) -> int:
 def kth_largest_pattern(blocks: Stream, k: int) -> int:
     """The float32 bit pattern of the k-th largest |x| over all blocks, for k from 1 to the number of entries.
 
+    NaN ranks above every number.
+
     Raises:
         ParameterError: there is no k-th entry.
     """
-    upper = np.zeros(_HALF, np.int64)
+    upper, entries = np.zeros(_HALF, np.int64), 0
     for block in blocks():
         kernels.key_histogram(block, -1, upper, True)
-    if not 1 <= k <= int(upper.sum()):
-        raise ParameterError(f"there is no entry number {k} among {int(upper.sum())}.")
+        entries += block.size
+    if not 1 <= k <= entries:
+        raise ParameterError(f"there is no entry number {k} among {entries}.")
+    k -= entries - int(upper.sum())
+    if k < 1:
+        return pattern_of(math.nan)
     at, within = locate(upper, k)
     lower = np.zeros(_HALF, np.int64)
     for block in blocks():
