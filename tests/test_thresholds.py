@@ -51,6 +51,12 @@ def test_nan_is_larger_than_any_number():
     assert [kth_largest_pattern(lambda: [values], k) for k in (1, 2, 3, 4, 5)] == expected
 
 
+@pytest.mark.parametrize(("k", "expected"), [(1, float("nan")), (2, float("nan")), (3, 5.0), (4, 1.0)])
+def test_nan_ranks_above_every_number(k, expected):
+    values = np.array([1.0, np.nan, -5.0, -np.nan])
+    assert kth_largest_pattern(lambda: cut(values, 3), k) == pattern_of(expected)
+
+
 @pytest.mark.parametrize("k", [0, -1, 4])
 def test_a_rank_that_does_not_exist_is_refused(k):
     with pytest.raises(ParameterError, match=f"there is no entry number {k} among 3"):
