@@ -92,6 +92,9 @@ class AbstractDelta(abc.ABC):
             SchemaError: e.g. integer tensors that differ from the base's.
         """
 
+    def hash_inputs(self, name: str) -> None:
+        """Hash what the recipe will want of one tensor, while a worker has its bytes at hand."""
+
     def inputs(self) -> tuple[object, ...] | None:
         """What identifies all that this leaf reads, for resuming a run; None when it cannot be identified."""
         return None
@@ -176,6 +179,11 @@ class Difference(AbstractDelta):
         models = ("the tuned model", self.tuned.source), ("the base", self.origin.source)
         found = (f"{role} ({s.describe()})" for role, s in models if count_nonfinite(s.block(name, start, stop)))
         return None if self.is_zero(name) else next(found, None)
+
+    def hash_inputs(self, name: str) -> None:
+        """See the base class."""
+        self.tuned.fingerprints.tensor(name)
+        self.origin.fingerprints.tensor(name)
 
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""

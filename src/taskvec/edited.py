@@ -59,6 +59,12 @@ class EditedSource(AbstractSource):
         parts = [self.base.source.inputs(), *(leaf.inputs() for _, leaf in self.vector.terms)]
         return None if any(p is None for p in parts) else (*parts, [c for c, _ in self.vector.terms])
 
+    def hash_inputs(self, name: str) -> None:
+        """See the base class."""
+        self.base.fingerprints.tensor(name)
+        for _, leaf in self.vector.terms:
+            leaf.hash_inputs(name)
+
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """See the base class."""
         if not self.vector.terms and (origin := self.base.source.recipe(blank=blank)):

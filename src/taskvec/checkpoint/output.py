@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
+from taskvec.checkpoint.durable import start_writing
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.checkpoint.staging import Staging
 from taskvec.checkpoint.written import Written
@@ -205,6 +206,7 @@ class OutputWriter:
             sinks[place.key].flush()
             if sinks[place.key].at != state.plan.reserve + place.end:
                 raise AssertionError(f"unit '{unit.name}' did not fill its part '{place.key}'")
+            start_writing(state.handle, state.plan.reserve + place.begin, state.plan.reserve + place.end)
         return [Written(p.key, p.spec, p.begin, p.end, sinks[p.key].hasher.hexdigest()) for p in places]
 
     def _finished(self, state: _FileState, unit: Unit) -> tuple[list[Written] | None, Any]:

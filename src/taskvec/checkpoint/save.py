@@ -52,6 +52,7 @@ class TensorUnit(Unit):
         total = units(self._source.specs[self.name])
         for start in range(0, total, CHUNK):
             write(self._key, self._source.bits(self.name, start, min(start + CHUNK, total)))
+        self._source.hash_inputs(self.name)
 
 
 def save_checkpoint(

@@ -99,6 +99,9 @@ class AbstractSource(abc.ABC):
         identities = tuple((name, self.identity(name)) for name in self.specs)
         return None if any(identity is None for _, identity in identities) else identities
 
+    def hash_inputs(self, name: str) -> None:
+        """Hash what the recipe will want of one tensor, while a worker has its bytes at hand."""
+
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """How this model came to be, as plain data; `blank` puts zeros for hashes that would need a read."""
         return {}

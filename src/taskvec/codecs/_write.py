@@ -42,13 +42,13 @@ class EncodedUnit(Unit):
     """One tensor of a vector on its way through an encoder."""
 
     def __init__(
-        self, name: str, encoder: AbstractEncoder, keys: Mapping[str, str], check: Callable[[str], None]
+        self, name: str, encoder: AbstractEncoder, keys: Mapping[str, str], prepare: Callable[[str], None]
     ) -> None:
-        self.name, self._encoder, self._keys, self._check = name, encoder, keys, check
+        self.name, self._encoder, self._keys, self._prepare = name, encoder, keys, prepare
 
     def parts(self, poll: Poll = never) -> Sequence[Part]:
         """See the base class."""
-        self._check(self.name)
+        self._prepare(self.name)
         return [Part(self._keys[role], spec) for role, spec in self._encoder.measure(poll).items()]
 
     def emit(self, write: Callable[[str, np.ndarray[Any, Any]], None]) -> None:
@@ -189,7 +189,12 @@ class _VectorFile:
             encoder: AbstractEncoder = _Copy(self._copied.parts[name])
         else:
             encoder = self._codec.encoder(self._vector, name, allow_nonfinite=allow_nonfinite)
-        return EncodedUnit(name, encoder, self._keys[name], self._check_bases)
+        return EncodedUnit(name, encoder, self._keys[name], self._prepare)
+
+    def _prepare(self, name: str) -> None:
+        self._check_bases(name)
+        for _, leaf in self._vector.terms:
+            leaf.hash_inputs(name)
 
     def _check_bases(self, name: str) -> None:
         """Refuse a tensor that two leaves were cut from different bases of."""

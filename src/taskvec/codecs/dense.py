@@ -75,10 +75,14 @@ class Dense(AbstractCodec):
         return DenseDecoder(part)
 
 
+_HELD = 1 << 25  # bytes of one tensor's deltas that are kept from the scan, so that they are not computed twice
+
+
 class _Choice(NamedTuple):
     dtype: DType
     patches: int
     nbytes: int
+    held: list[tuple[int, Bits, Any]]  # what the scan yielded, when it is small enough to keep
 
 
 @final
@@ -88,7 +92,7 @@ class _Exact(AbstractEncoder):
     def __init__(self, leaf: Difference, name: str, *, allow_nonfinite: bool) -> None:
         self._leaf, self._name, self._allow = leaf, name, allow_nonfinite
         self._spec = leaf.specs[name]
-        self._choice = _Choice(self._spec.dtype, 0, 0)
+        self._choice = _Choice(self._spec.dtype, 0, 0, [])
         self.exact = True
 
     def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
@@ -116,14 +120,17 @@ class _Exact(AbstractEncoder):
         """The cost of storing in `dtype`; `best` where that is no better or the dtype cannot hold a difference."""
         each = position_dtype(self._spec.numel).itemsize + self._spec.dtype.itemsize
         size, patches, moved = self._spec.numel * dtype.itemsize, 0, False
-        for _, delta, wrong in self._differences(dtype, poll):
+        held: list[tuple[int, Bits, Any]] = []
+        for start, delta, wrong in self._differences(dtype, poll):
             patches += int(wrong.sum())
             moved = moved or bool(delta.any())
+            if size <= _HELD:
+                held.append((start, delta.copy(), wrong if wrong.any() else None))
             if best is not None and size + patches * each >= best.nbytes:
                 return best
         if self._overflowed:
             return best
-        return _Choice(dtype, patches, size + patches * each if moved or patches else 0)
+        return _Choice(dtype, patches, size + patches * each if moved or patches else 0, held)
 
     def _differences(self, dtype: DType, poll: Poll = never) -> Iterator[tuple[int, Bits, Any]]:
         """(start, delta bits, 1 where a patch is needed) a chunk; the delta's buffer is used again."""
@@ -163,12 +170,13 @@ class _Exact(AbstractEncoder):
             return
         tuned = self._leaf.tuned.source
         kind = position_kind(self._spec.numel)
-        for start, delta, wrong in self._differences(self._choice.dtype):
+        for start, delta, wrong in self._choice.held or self._differences(self._choice.dtype):
             write("delta", delta)
-            if self._choice.patches and wrong.any():
+            if self._choice.patches and wrong is not None and wrong.any():
                 where = np.flatnonzero(wrong)
                 write("positions", (where + start).astype(kind))
                 write("values", tuned.bits(self._name, start, start + wrong.size)[where])
+        self._choice = self._choice._replace(held=[])
 
 
 @final

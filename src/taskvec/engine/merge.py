@@ -197,6 +197,12 @@ class Merged(AbstractDelta):
             vector.check()
         self.merging.fold()
 
+    def hash_inputs(self, name: str) -> None:
+        """See the base class."""
+        for vector in self.vectors.values():
+            for _, leaf in vector.terms:
+                leaf.hash_inputs(name)
+
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""
         parts = [leaf.inputs() for v in self.vectors.values() for _, leaf in v.terms]

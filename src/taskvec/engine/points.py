@@ -143,6 +143,11 @@ class MergedSource(AbstractSource):
                     "give all inputs the same values there.",
                 )
 
+    def hash_inputs(self, name: str) -> None:
+        """See the base class."""
+        for point in (self.donor, *self.points.values()):
+            point.fingerprints.tensor(name)
+
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""
         parts = [p.source.inputs() for p in (*self.points.values(), *((self.base,) if self.base else ()))]
