@@ -92,11 +92,24 @@ class EditedSource(AbstractSource):
             self.vector.check()
             return self.base.source.bits(name, start, stop)
         out = np.empty(stop - start, bits_dtype(spec.dtype))
-        total = np.empty(min(BLOCK, stop - start))
-        for at in range(start, stop, BLOCK):
-            end = min(at + BLOCK, stop)
-            self._block(name, at, total[: end - at], out[at - start : end - start])
+        self._fill(out, name, start)
         return out
+
+    def read_into(self, out: Bits, name: str, start: int) -> None:
+        """See the base class: nothing is allocated on the way."""
+        self._check_base(name)
+        if self.base.specs[name].dtype.moves:
+            self._fill(out, name, start)
+        else:
+            out[:] = self.bits(name, start, start + out.size)
+
+    def _fill(self, out: Bits, name: str, start: int) -> None:
+        from taskvec.ops.scratch import scratch
+
+        total = scratch("edited", min(BLOCK, out.size), "f8")
+        for at in range(0, out.size, BLOCK):
+            end = min(at + BLOCK, out.size)
+            self._block(name, start + at, total[: end - at], out[at:end])
 
     def _block(self, name: str, start: int, total: Any, out: Bits) -> None:
         import numpy as np

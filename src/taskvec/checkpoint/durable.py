@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskvec.errors import DestinationError
 
@@ -35,20 +35,24 @@ def start_writing(handle: int, begin: int, end: int) -> None:
 
     A file that is forced to the disk at its end then has little left to wait for.
     """
-    call = _sync_file_range()
+    call = _system_call("sync_file_range", ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
     if call is not None and end > begin:
         call(handle, begin, end - begin, 2)  # SYNC_FILE_RANGE_WRITE
 
 
+def preallocate(handle: int, size: int) -> None:
+    """Ask the system for the blocks of a file of that size at once; a hint, where the file system can do it."""
+    call = _system_call("fallocate", ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+    if call is not None and size > 0:
+        call(handle, 0, 0, size)
+
+
 @functools.cache
-def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    if sys.platform != "linux":
-        return None
-    call = getattr(ctypes.CDLL(None), "sync_file_range", None)
-    if call is None:
-        return None
-    call.argtypes = (ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint)
-    return call  # type: ignore[no-any-return]  # a C function
+def _system_call(name: str, *types: Any) -> Callable[..., int] | None:
+    call = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    if call is not None:
+        call.argtypes = types
+    return call
 
 
 def write_durably(path: Path, text: str) -> None:

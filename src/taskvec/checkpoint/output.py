@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, final
 
-from taskvec.checkpoint.durable import start_writing
+from taskvec.checkpoint.durable import preallocate, start_writing
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.checkpoint.staging import Staging
 from taskvec.checkpoint.written import Written
@@ -74,12 +74,14 @@ class OutputFile:
 
     `metadata` is called when everything is written, with what each unit became and its note. `reserve` bounds the
     bytes of the header, which is padded to it with spaces, so that data can be written before the header is known.
+    `expected` bytes of data are asked for at once.
     """
 
     name: str
     units: Sequence[Unit]
     metadata: Callable[[Mapping[str, Sequence[Written]], Mapping[str, Any]], Mapping[str, str]]
     reserve: int
+    expected: int = 0
 
 
 def header_bytes(parts: Iterable[Written], metadata: Mapping[str, str], reserve: int = 0) -> bytes:
@@ -147,7 +149,9 @@ class OutputWriter:
     def _start(self, plan: OutputFile) -> _FileState:
         path = self._staging.folder / plan.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        return _FileState(plan, os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        preallocate(handle, plan.reserve + plan.expected)
+        return _FileState(plan, handle)
 
     def _stop(self, error: BaseException) -> None:
         with self._turns:

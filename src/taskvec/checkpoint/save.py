@@ -22,7 +22,7 @@ from taskvec.checkpoint.output import (
     never,
     plan_hash,
 )
-from taskvec.checkpoint.source import AbstractSource, Home, units
+from taskvec.checkpoint.source import AbstractSource, Home, unit_bits, units
 from taskvec.checkpoint.staging import Staging
 from taskvec.checkpoint.written import Written
 from taskvec.errors import DestinationError, ParameterError
@@ -49,9 +49,13 @@ class TensorUnit(Unit):
 
     def emit(self, write: Callable[[str, np.ndarray[Any, Any]], None]) -> None:
         """See the base class."""
-        total = units(self._source.specs[self.name])
-        for start in range(0, total, CHUNK):
-            write(self._key, self._source.bits(self.name, start, min(start + CHUNK, total)))
+        from taskvec.ops.scratch import scratch
+
+        spec = self._source.specs[self.name]
+        for start in range(0, units(spec), CHUNK):
+            out = scratch("save", min(CHUNK, units(spec) - start), unit_bits(spec.dtype))
+            self._source.read_into(out, self.name, start)
+            write(self._key, out)
         self._source.hash_inputs(self.name)
 
 
@@ -186,7 +190,7 @@ def _output_file(source: AbstractSource, file: str, names: Sequence[str], recipe
         places.append(Written(part.key, part.spec, at, at + part.spec.nbytes, ""))
         at += part.spec.nbytes
     reserve = len(header_bytes(places, metadata(recipes.draft)))
-    return OutputFile(file, tensors, lambda _written, _notes: metadata(recipes.final()), reserve)
+    return OutputFile(file, tensors, lambda _written, _notes: metadata(recipes.final()), reserve, expected=at)
 
 
 def _own_metadata(source: AbstractSource, file: str) -> Mapping[str, str]:

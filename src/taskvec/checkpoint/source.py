@@ -84,6 +84,10 @@ class AbstractSource(abc.ABC):
         Packed sub-byte dtypes are read as bytes: there, start and stop count bytes.
         """
 
+    def read_into(self, out: Bits, name: str, start: int) -> None:
+        """The same for entries [start, start + out.size), into an array of the caller's."""
+        out[:] = self.bits(name, start, start + out.size)
+
     def block(self, name: str, start: int, stop: int) -> Block:
         """The same entries together with their dtype, as the kernels of `ops.bits` take them."""
         from taskvec.ops.bits import Block

@@ -26,6 +26,7 @@ from taskvec.checkpoint.staging import Staging
 from taskvec.checkpoint.written import Written
 from taskvec.codecs._codec import AbstractCodec, AbstractEncoder, Write, make
 from taskvec.codecs._file import FORMAT, FileDelta, FilePart
+from taskvec.delta import Difference
 from taskvec.errors import SchemaError
 from taskvec.ops.hashing import HEX
 from taskvec.vector import TaskVector
@@ -182,7 +183,10 @@ class _VectorFile:
         self._bounds = {n: self._bound(n) for n in names}
         self._keys = keys_of(self._bounds)
         self._units = {n: self._unit(n, allow_nonfinite) for n in names}
-        self.output = OutputFile(file, list(self._units.values()), self._metadata, self._reserve(names))
+        exact = isinstance(vector.single(), Difference) and codec.describe().get("dtype") == "exact"
+        expected = sum(vector.specs[n].nbytes for n in names) if exact else 0
+        encoded = list(self._units.values())
+        self.output = OutputFile(file, encoded, self._metadata, self._reserve(names), expected=expected)
 
     def _unit(self, name: str, allow_nonfinite: bool) -> EncodedUnit:
         if self._copied is not None:

@@ -82,7 +82,8 @@ class _Choice(NamedTuple):
     dtype: DType
     patches: int
     nbytes: int
-    held: list[tuple[int, Bits, Any]]  # what the scan yielded, when it is small enough to keep
+    held: bool  # whether the thread's buffer still holds all deltas, and `wrong` the positions of all patches
+    wrong: list[Any]
 
 
 @final
@@ -92,7 +93,7 @@ class _Exact(AbstractEncoder):
     def __init__(self, leaf: Difference, name: str, *, allow_nonfinite: bool) -> None:
         self._leaf, self._name, self._allow = leaf, name, allow_nonfinite
         self._spec = leaf.specs[name]
-        self._choice = _Choice(self._spec.dtype, 0, 0, [])
+        self._choice = _Choice(self._spec.dtype, 0, 0, False, [])
         self.exact = True
 
     def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
@@ -103,7 +104,7 @@ class _Exact(AbstractEncoder):
         best: _Choice | None = None
         for dtype in candidates(self._spec.dtype):
             if best is None or self._spec.numel * dtype.itemsize < best.nbytes:
-                best = self._scan(dtype, best, poll)
+                best = self._scan(dtype, best._replace(held=False) if best else None, poll)
         if best is None:
             raise AssertionError(f"float64 did not hold the deltas of '{self._name}'")
         self._choice = best
@@ -118,39 +119,47 @@ class _Exact(AbstractEncoder):
 
     def _scan(self, dtype: DType, best: _Choice | None, poll: Poll) -> _Choice | None:
         """The cost of storing in `dtype`; `best` where that is no better or the dtype cannot hold a difference."""
+        import numpy as np
+
         each = position_dtype(self._spec.numel).itemsize + self._spec.dtype.itemsize
         size, patches, moved = self._spec.numel * dtype.itemsize, 0, False
-        held: list[tuple[int, Bits, Any]] = []
+        where: list[Any] = []
         for start, delta, wrong in self._differences(dtype, poll):
-            patches += int(wrong.sum())
             moved = moved or bool(delta.any())
-            if size <= _HELD:
-                held.append((start, delta.copy(), wrong if wrong.any() else None))
+            if wrong.any():
+                patches += int(wrong.sum())
+                where += [np.flatnonzero(wrong) + start] if size <= _HELD else []
             if best is not None and size + patches * each >= best.nbytes:
                 return best
         if self._overflowed:
             return best
-        return _Choice(dtype, patches, size + patches * each if moved or patches else 0, held)
+        return _Choice(dtype, patches, size + patches * each if moved or patches else 0, size <= _HELD, where)
 
     def _differences(self, dtype: DType, poll: Poll = never) -> Iterator[tuple[int, Bits, Any]]:
-        """(start, delta bits, 1 where a patch is needed) a chunk; the delta's buffer is used again."""
-        import numpy as np
-
-        from taskvec.ops.bits import Block, bits_dtype, difference
+        """(start, delta bits, 1 where a patch is needed) a chunk; both are buffers of this thread, used again."""
+        from taskvec.ops.bits import Block, difference
 
         tuned, base = self._leaf.tuned.source, self._leaf.origin.source
-        buffer = np.empty(min(CHUNK, self._spec.numel), bits_dtype(dtype))
+        buffer, whole = self._buffer(dtype)
         self._overflowed = False
         for start in range(0, self._spec.numel, CHUNK):
             poll()
             stop = min(start + CHUNK, self._spec.numel)
             before, after = base.block(self._name, start, stop), tuned.block(self._name, start, stop)
-            delta = Block(buffer[: stop - start], dtype)
+            delta = Block(buffer[start:stop] if whole else buffer[: stop - start], dtype)
             result = difference(before, after, delta)
             if result.nonfinite and not self._allow:
                 self._refuse_nonfinite(before, after)
             self._overflowed |= result.overflow > 0
             yield start, delta.bits, result.wrong
+
+    def _buffer(self, dtype: DType) -> tuple[Bits, bool]:
+        """This thread's buffer for deltas, and whether it holds the whole tensor."""
+        from taskvec.ops.bits import bits_dtype
+        from taskvec.ops.scratch import scratch
+
+        whole = self._spec.numel * dtype.itemsize <= _HELD
+        return scratch("exact", self._spec.numel if whole else CHUNK, bits_dtype(dtype)), whole
 
     def _refuse_nonfinite(self, before: Block, after: Block) -> None:
         from taskvec.ops.bits import count_nonfinite
@@ -168,15 +177,22 @@ class _Exact(AbstractEncoder):
 
         if self.kind == "zero":
             return
-        tuned = self._leaf.tuned.source
-        kind = position_kind(self._spec.numel)
-        for start, delta, wrong in self._choice.held or self._differences(self._choice.dtype):
+        if self._choice.held:
+            write("delta", self._buffer(self._choice.dtype)[0])
+            for where in self._choice.wrong:
+                self._patch(write, where)
+            return
+        for start, delta, wrong in self._differences(self._choice.dtype):
             write("delta", delta)
-            if self._choice.patches and wrong is not None and wrong.any():
-                where = np.flatnonzero(wrong)
-                write("positions", (where + start).astype(kind))
-                write("values", tuned.bits(self._name, start, start + wrong.size)[where])
-        self._choice = self._choice._replace(held=[])
+            if wrong.any():
+                self._patch(write, np.flatnonzero(wrong) + start)
+
+    def _patch(self, write: Write, where: Any) -> None:
+        """Write the tuned bits at some positions of one chunk."""
+        first = int(where[0])
+        tuned = self._leaf.tuned.source.bits(self._name, first, int(where[-1]) + 1)
+        write("positions", where.astype(position_kind(self._spec.numel)))
+        write("values", tuned[where - first])
 
 
 @final

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from taskvec.ops import kernels
 from taskvec.ops.dtypes import DType, FloatFormat
+from taskvec.ops.scratch import scratch
 
 Bits = npt.NDArray[np.unsignedinteger[Any]]
 Floats = npt.NDArray[np.float64]
@@ -105,8 +106,9 @@ def difference(base: Block, tuned: Block, delta: Block) -> Difference:
 
     A difference that is not a number (a non-finite operand) is stored as 0 and counted as wrong, so that a patch
     restores it. `overflow` counts the finite differences that the dtype of delta cannot hold, `nonfinite` the others.
+    `wrong` is a buffer of this thread: use it before the next call.
     """
-    wrong = np.empty(base.bits.size, np.uint8)
+    wrong = scratch("difference", base.bits.size, np.uint8)
     pb, pt, pd = parameters(base.dtype), parameters(tuned.dtype), parameters(delta.dtype)
     keep = base.dtype == tuned.dtype
     overflow, nonfinite = kernels.difference(base.bits, pb, tuned.bits, pt, delta.bits, pd, wrong, keep)
