@@ -92,21 +92,22 @@ class EditedSource(AbstractSource):
             self.vector.check()
             return self.base.source.bits(name, start, stop)
         out = np.empty(stop - start, bits_dtype(spec.dtype))
-        self._fill(out, name, start)
+        self._fill(out, name, start, np.empty(min(BLOCK, out.size)))
         return out
 
     def read_into(self, out: Bits, name: str, start: int) -> None:
         """See the base class: nothing is allocated on the way."""
+        from taskvec.ops.scratch import scratch
+
+        name = self.ties.get(name, name)
         self._check_base(name)
         if self.base.specs[name].dtype.moves:
-            self._fill(out, name, start)
+            # Only the outermost source is read like this: its base, which may be edited too, is read by `bits`.
+            self._fill(out, name, start, scratch("edited", min(BLOCK, out.size), "f8"))
         else:
             out[:] = self.bits(name, start, start + out.size)
 
-    def _fill(self, out: Bits, name: str, start: int) -> None:
-        from taskvec.ops.scratch import scratch
-
-        total = scratch("edited", min(BLOCK, out.size), "f8")
+    def _fill(self, out: Bits, name: str, start: int, total: Any) -> None:
         for at in range(0, out.size, BLOCK):
             end = min(at + BLOCK, out.size)
             self._block(name, start + at, total[: end - at], out[at:end])

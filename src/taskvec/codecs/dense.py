@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, final
@@ -78,6 +79,9 @@ class Dense(AbstractCodec):
 _HELD = 1 << 25  # bytes of one tensor's deltas that are kept from the scan, so that they are not computed twice
 
 
+_last = threading.local()  # the encoder whose deltas are in this thread's buffer
+
+
 class _Choice(NamedTuple):
     dtype: DType
     patches: int
@@ -141,6 +145,7 @@ class _Exact(AbstractEncoder):
 
         tuned, base = self._leaf.tuned.source, self._leaf.origin.source
         buffer, whole = self._buffer(dtype)
+        _last.encoder = self
         self._overflowed = False
         for start in range(0, self._spec.numel, CHUNK):
             poll()
@@ -177,7 +182,7 @@ class _Exact(AbstractEncoder):
 
         if self.kind == "zero":
             return
-        if self._choice.held:
+        if self._choice.held and getattr(_last, "encoder", None) is self:
             write("delta", self._buffer(self._choice.dtype)[0])
             for where in self._choice.wrong:
                 self._patch(write, where)
