@@ -106,6 +106,7 @@ class _FileState:
     turn: int = 0
     done: dict[str, list[Written]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    writing: threading.Lock = field(default_factory=threading.Lock)
 
 
 @final
@@ -199,7 +200,7 @@ class OutputWriter:
         return places
 
     def _emit(self, state: _FileState, unit: Unit, places: Sequence[Written]) -> list[Written]:
-        sinks = {p.key: _PartSink(state.handle, state.plan.reserve + p.begin) for p in places}
+        sinks = {p.key: _PartSink(state, state.plan.reserve + p.begin) for p in places}
 
         def write(key: str, array: np.ndarray[Any, Any]) -> None:
             self._poll()
@@ -242,12 +243,15 @@ class OutputWriter:
 
 
 class _PartSink:
-    """Appends to one part of a file; small pieces are gathered, since each write takes the file's lock."""
+    """Appends to one part of a file; small pieces are gathered.
 
-    __slots__ = ("_handle", "_pending", "at", "hasher")
+    The system lets one thread at a time write to a file and has the others spin; a lock of ours lets them sleep.
+    """
 
-    def __init__(self, handle: int, at: int) -> None:
-        self._handle, self.at, self.hasher = handle, at, Hasher()
+    __slots__ = ("_pending", "_state", "at", "hasher")
+
+    def __init__(self, state: _FileState, at: int) -> None:
+        self._state, self.at, self.hasher = state, at, Hasher()
         self._pending = bytearray()
 
     def write(self, data: memoryview) -> None:
@@ -264,7 +268,8 @@ class _PartSink:
         self._pending = bytearray()
 
     def _put(self, data: memoryview) -> None:
-        _write_all(self._handle, data, self.at)
+        with self._state.writing:
+            _write_all(self._state.handle, data, self.at)
         self.at += len(data)
 
 
