@@ -19,7 +19,7 @@ from reference import (
     reference_encode,
     torch_values,
 )
-from taskvec.ops import bits
+from taskvec.ops import bits, kernels
 from taskvec.ops.bits import Block, Floats, bits_dtype
 from taskvec.ops.dtypes import DTYPES, DType
 
@@ -265,3 +265,18 @@ def test_non_finite_operands_leave_a_zero_delta_and_are_counted():
     assert delta.tolist() == [0, 0, 0, 0]
     assert result.nonfinite == 4
     assert result.wrong.tolist() == [0, 1, 1, 0], "equal bits need no patch: a zero delta keeps them"
+
+
+@pytest.mark.parametrize(
+    "pattern", [0, 1, 0x7F, 0x80, 0x3F80, 0x3F7F, 0x7F7F, 0x7F80, 0x7FC0, 0x8000, 0x8001, 0xC2F1, 0xFF7F]
+)
+def test_the_bf16_route_is_the_general_one_on_every_pair_with(pattern):
+    dtype = DTYPES["BF16"]
+    tuned = np.arange(1 << 16, dtype=np.uint16)
+    base, delta, general = np.full_like(tuned, pattern), np.empty_like(tuned), np.empty_like(tuned)
+    found = bits.difference(Block(base, dtype), Block(tuned, dtype), Block(delta, dtype))
+    wrong, p = np.empty(tuned.size, np.uint8), bits.parameters(dtype)
+    counts = kernels.difference(base, p, tuned, p, general, p, wrong, True)
+    assert np.array_equal(delta, general)
+    assert np.array_equal(found.wrong, wrong)
+    assert (found.overflow, found.nonfinite) == counts

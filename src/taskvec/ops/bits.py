@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from taskvec.ops import kernels
+from taskvec.ops import bfloat_kernels, kernels
 from taskvec.ops.dtypes import DType, FloatFormat
 from taskvec.ops.scratch import scratch
 
@@ -111,7 +111,10 @@ def difference(base: Block, tuned: Block, delta: Block) -> Difference:
     wrong = scratch("difference", base.bits.size, np.uint8)
     pb, pt, pd = parameters(base.dtype), parameters(tuned.dtype), parameters(delta.dtype)
     keep = base.dtype == tuned.dtype
-    overflow, nonfinite = kernels.difference(base.bits, pb, tuned.bits, pt, delta.bits, pd, wrong, keep)
+    if base.dtype.code == tuned.dtype.code == delta.dtype.code == "BF16":
+        overflow, nonfinite = bfloat_kernels.difference_bfloat16(base.bits, tuned.bits, delta.bits, wrong)
+    else:
+        overflow, nonfinite = kernels.difference(base.bits, pb, tuned.bits, pt, delta.bits, pd, wrong, keep)
     return Difference(wrong, int(overflow), int(nonfinite))
 
 
