@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import time
 from pathlib import Path
 
 import _measure
@@ -79,6 +80,8 @@ def main() -> None:
             ("copy_inputs", [*_measure.python(COPY), "", f"{base}:{tuned}", str(copy)], copy),
         ):
             clear(target)
+            os.sync()  # so that no run pays for what the one before left to the disk
+            time.sleep(1)
             figures[key].append(_measure.run(command))
             if figures[key][-1].code:
                 raise SystemExit(f"{key} failed with code {figures[key][-1].code}")

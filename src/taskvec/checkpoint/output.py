@@ -119,6 +119,7 @@ class OutputWriter:
         self._staging, self._files, self._threads = staging, files, threads
         self._progress = progress
         self._turns = threading.Condition()
+        self._flusher = ThreadPoolExecutor(1)
         self._failed = threading.Event()
         self._error: BaseException | None = None
         self._count = 0
@@ -131,7 +132,7 @@ class OutputWriter:
         try:
             states.extend(self._start(f) for f in self._files)
             jobs = [(state, index) for state in states for index in range(len(state.plan.units))]
-            with ThreadPoolExecutor(self._threads) as pool:
+            with self._flusher, ThreadPoolExecutor(self._threads) as pool:
                 futures = [pool.submit(self._unit, state, index) for state, index in jobs]
                 try:
                     for future in futures:
@@ -211,7 +212,9 @@ class OutputWriter:
             sinks[place.key].flush()
             if sinks[place.key].at != state.plan.reserve + place.end:
                 raise AssertionError(f"unit '{unit.name}' did not fill its part '{place.key}'")
-            start_writing(state.handle, state.plan.reserve + place.begin, state.plan.reserve + place.end)
+            # On a thread of its own: where the disk is busy, even the request to begin waits.
+            begin, end = state.plan.reserve + place.begin, state.plan.reserve + place.end
+            self._flusher.submit(start_writing, state.handle, begin, end)
         return [Written(p.key, p.spec, p.begin, p.end, sinks[p.key].hasher.hexdigest()) for p in places]
 
     def _finished(self, state: _FileState, unit: Unit) -> tuple[list[Written] | None, Any]:
