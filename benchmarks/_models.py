@@ -57,7 +57,7 @@ def make(folder: Path, *, seed: int | None, noise: float = 0.01, plant: bool = F
     `plant` puts the values that no float delta restores into one small matrix: -0.0 over +0.0, subnormals, ratios of
     2^50, opposed 3e38. A folder that is complete is kept.
     """
-    if (folder / "done").exists():
+    if (folder / ".done").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     weight_map = {}
@@ -81,9 +81,20 @@ def make(folder: Path, *, seed: int | None, noise: float = 0.01, plant: bool = F
     total = sum(2 * _numel(s) for rows in plan for _, s in rows)
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16"}
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "torch_dtype": "bfloat16",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INNER,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "num_hidden_layers": layers,
+        "vocab_size": VOCABULARY,
+        "tie_word_embeddings": False,
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
-    (folder / "done").touch()
+    (folder / ".done").touch()
     return folder
 
 
