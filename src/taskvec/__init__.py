@@ -19,8 +19,10 @@ from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVect
 from taskvec.vector import TaskVector as TaskVector
 
 if TYPE_CHECKING:
+    from taskvec import analyze as analyze
     from taskvec import evaluate as evaluate
     from taskvec import methods as methods
+    from taskvec import report as report
     from taskvec import suites as suites
     from taskvec import tune as tune
     from taskvec.engine.merge import merge as merge
@@ -37,7 +39,7 @@ _LAZY = {
     "Store": "taskvec.store",
     "merge": "taskvec.engine.merge",
 }
-_LAZY_ROOMS = ("evaluate", "methods", "suites", "tune")
+_LAZY_ROOMS = ("analyze", "evaluate", "methods", "report", "suites", "tune")
 
 
 def __getattr__(name: str) -> Any:

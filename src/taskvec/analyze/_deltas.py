@@ -47,13 +47,11 @@ class Deltas:
 
     @property
     def title(self) -> str:
-        """The name in tables; a part of a fused matrix says which rows or columns it is."""
-        cuts = [] if self._piece is None else [c for c in self._piece if c != slice(None)]
-        return self.name + "".join(f"[{'rows' if c is self._row else 'columns'} {c.start}:{c.stop}]" for c in cuts)
-
-    @property
-    def _row(self) -> slice | None:
-        return self._piece[0] if self._piece is not None else None
+        """The name in tables; a part of a fused matrix says which rows and columns it is."""
+        if self._piece is None:
+            return self.name
+        rows, columns = ("" if c == slice(None) else f"{c.start}:{c.stop}" for c in self._piece)
+        return f"{self.name}[{rows or ':'}, {columns or ':'}]"
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -141,4 +139,3 @@ class Deltas:
         if vector.is_zero(self.name):
             return torch.zeros(self.shape)
         return vector[self.name][rows, columns]
-

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final
 
@@ -60,7 +62,7 @@ def analyze(
     if density is not None:
         density = _DENSITY.check("analyze", density)
     bound = _bound(chosen, parameters)
-    total = sum(named.values(), 0 * next(iter(named.values()))) if merged is None else merged
+    total = functools.reduce(operator.add, named.values()) if merged is None else merged
     _check(named, total)
     run = _Run(named, total, chosen, bound, density=density)
     run.over(layout if layout is not None else Layout.of(run.specs), progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +10,23 @@ import numpy.typing as npt
 from taskvec.analyze._analysis import Tables, analysis, pairs
 
 Floats = npt.NDArray[np.float64]
-Counts = npt.NDArray[np.object_]  # (entries moved by any task, with both signs; both moved; moved apart) a block
 
 
-def _finish(found: Mapping[str, Counts], tasks: Sequence[str]) -> Tables:
-    zero = np.zeros((len(tasks), len(tasks)))
-    both = sum((each[1] for each in found.values()), zero)
-    apart = sum((each[2] for each in found.values()), zero)
+def _finish(found: Mapping[str, Floats], tasks: Sequence[str]) -> Tables:
+    size = len(tasks)
+    both, products = sum((each[2:] for each in found.values()), np.zeros(2 * size**2)).reshape(2, size, size)
     return {
         "conflict": [
-            {"name": name, "moved": int(each[0][0]), "conflicts": int(each[0][1]), "share": _share(*each[0][::-1])}
-            for name, each in found.items()
+            {"name": name, "moved": int(moved), "conflicts": int(apart), "share": _share(apart, moved)}
+            for name, (moved, apart, *_) in found.items()
         ],
         "conflict_pairs": [
-            {"task": tasks[i], "other": tasks[j], "moved": int(both[i, j]), "share": _share(apart[i, j], both[i, j])}
+            {
+                "task": tasks[i],
+                "other": tasks[j],
+                "moved": int(both[i, j]),
+                "share": _share((both[i, j] - products[i, j]) / 2, both[i, j]),
+            }
             for i, j in pairs(tasks)
         ],
     }
@@ -45,12 +47,10 @@ def _share(part: float, whole: float) -> float | None:
         "unrelated vectors give 0.5.",
     },
 )
-def conflict(block: Floats) -> Any:
+def conflict(block: Floats) -> Floats:
     """The share of entries in which tasks disagree about the sign, by tensor and by pair of tasks."""
     signs = np.sign(block)
     up, down = (signs > 0).any(0), (signs < 0).any(0)
     moved = np.abs(signs)
-    both = moved @ moved.T  # sums of 0 and ±1 are exact in any order
-    counts = np.empty(3, object)
-    counts[:] = [np.array([(up | down).sum(), (up & down).sum()]), both, (both - signs @ signs.T) / 2]
-    return counts
+    products = moved @ moved.T, signs @ signs.T  # sums of 0 and ±1 are exact in any order
+    return np.concatenate([[(up | down).sum(), (up & down).sum()], *(each.ravel() for each in products)])

@@ -18,8 +18,8 @@ DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5)
     on="matrix",
     source="arXiv:2412.00081, section 3; Roy and Vetterli, The effective rank, EUSIPCO 2007",
     tables={
-        "energy": "`kept_d`: the share of the squared norm in the largest d·min(m, n) singular values; the effective and "
-        "the stable rank count the directions that matter.",
+        "energy": "`kept_d`: the share of the squared norm in the largest d·min(m, n) singular values; the effective "
+        "and the stable rank count the directions that matter.",
     },
 )
 def energy(deltas: Deltas) -> Tables:

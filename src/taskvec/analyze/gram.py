@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from taskvec.analyze._analysis import Row, Tables, analysis, pairs
+from taskvec.errors import NonFiniteError
 from taskvec.ops import kernels
 
 Floats = npt.NDArray[np.float64]
@@ -17,6 +17,10 @@ Floats = npt.NDArray[np.float64]
 
 def _finish(found: Mapping[str, Floats], tasks: Sequence[str]) -> Tables:
     total = sum(found.values(), np.zeros((len(tasks), len(tasks))))
+    if not np.isfinite(total).all():
+        raise NonFiniteError(
+            "an inner product is beyond float64's range.", "look for values beyond 1e150 in the inputs."
+        )
     return {
         "gram": _products(total, tasks),
         "norms": [{"task": t, "norm": math.sqrt(total[i, i])} for i, t in enumerate(tasks)],

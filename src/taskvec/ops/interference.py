@@ -36,7 +36,7 @@ def blocks(ranks: Sequence[int]) -> list[slice]:
 
 
 def interference(left: Tensor, s: Tensor, right: Tensor) -> Tensor:
-    """left diag(s) right (Σk, Σk), for deviations `left` and `right`."""
+    """Left diag(s) right (Σk, Σk), for deviations `left` and `right`."""
     return (left * s.double()) @ right
 
 
