@@ -15,8 +15,8 @@ from taskvec.ops.polar import polar
     source="arXiv:2412.00081, eq. 6",
     least=2,
     tables={
-        "sti": "How much the singular vectors of all tasks overlap, weighted by the singular values: 0 where the left or "
-        "the right ones are orthogonal between tasks. It grows with the size of the matrix and of the deltas.",
+        "sti": "How much the singular vectors of all tasks overlap, weighted by the singular values: 0 where the left "
+        "or the right ones are orthogonal between tasks. It grows with the size of the matrix and of the deltas.",
         "sti_pairs": "The same for every two tasks alone.",
     },
 )
@@ -26,6 +26,7 @@ def sti(deltas: Deltas, *, norm: Norm = "entrywise", whiten: bool = False) -> Ta
     U = [U₁ .. U_T], V and S hold the triplets of all tasks side by side: r // T of each, or density · r.
 
     Args:
+        deltas: those of one matrix.
         norm: "entrywise" (all magnitudes summed) or "induced" (the largest sum of a column); the paper does not say.
         whiten: also the STI after U and V were replaced by their polar factors, as TSV-Merge does: 0 to rounding,
             unless columns are linearly dependent (`dropped` counts them).

@@ -35,8 +35,10 @@ def triplets_of(matrix: Matrix, rank: int | None = None) -> Triplets:
         core = decompose(core_left @ core_right.T)
         found = Triplets(left @ core.u, core.s, right @ core.v)
         found = found if rank is None else found.top(rank)
-    else:
+    elif matrix.any():
         found = decompose(matrix, rank)
+    else:
+        found = Triplets(matrix[:, :0], matrix[0, :0], matrix[:0].T)
     longest = max(found.u.shape[0], found.v.shape[0])
     kept = found.s > longest * torch.finfo(found.s.dtype).eps * (found.s[0] if found.rank else 0.0)
     return found.top(int(kept.sum()))
