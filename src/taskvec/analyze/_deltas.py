@@ -80,15 +80,14 @@ class Deltas:
     def triplets(self, task: str) -> Triplets:
         """The largest singular triplets of δ_t; fewer, where its rank is smaller."""
         if task not in self._triplets:
-            self._triplets[task] = triplets_of(self.matrix(task), self.rank_at(self._density))
+            self._triplets[task] = _compact(triplets_of(self.matrix(task), self.rank_at(self._density)))
         return self._triplets[task]
 
     def spectrum(self, task: str) -> Tensor:
         """All singular values of δ_t that are not 0, in descending order, float64."""
         if task not in self._spectra:
             whole = triplets_of(self.matrix(task))
-            top = whole.top(self.rank_at(self._density))
-            self._triplets[task] = Triplets(top.u.clone(), top.s.clone(), top.v.clone())
+            self._triplets[task] = _compact(whole.top(self.rank_at(self._density)))
             self._spectra[task] = whole.s.double()
         return self._spectra[task]
 
@@ -139,3 +138,8 @@ class Deltas:
         if vector.is_zero(self.name):
             return torch.zeros(self.shape)
         return vector[self.name][rows, columns]
+
+
+def _compact(found: Triplets) -> Triplets:
+    """The same in memory of its own: a view would keep the whole decomposition alive."""
+    return Triplets(found.u.clone(), found.s.clone(), found.v.clone())

@@ -145,7 +145,7 @@ def _nice(value: float) -> float:
         return 1.0
     step = value / _TICKS
     power = 10.0 ** math.floor(math.log10(step))
-    return _TICKS * power * next(f for f in (1, 2, 2.5, 5, 10) if f * power >= step * (1 - 1e-9))
+    return _TICKS * power * next(f for f in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if f * power >= step * (1 - 1e-9))
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", turn: int = 0, ink: str = "", full: str = "") -> str:

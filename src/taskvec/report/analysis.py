@@ -105,7 +105,7 @@ _FIGURES: Mapping[str, Sequence[Draw]] = {
         _by_depth(
             "kept_0.1",
             "task",
-            "Energy kept by the largest tenth of the singular values, mean of a layer.",
+            "Energy in the largest tenth of the singular values, mean of a layer.",
             "share kept",
         ),
         _by_depth("effective_rank", "kind", "Effective rank by layer, mean over the tasks.", "effective rank"),
