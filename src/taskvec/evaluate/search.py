@@ -104,7 +104,7 @@ def search_negation(
         raise ParameterError(
             f"the grid of scales {grid} lacks 0, where the control's base accuracy is measured.", "add 0 to it."
         )
-    two = Prepared(suite=prepared.suite, split=prepared.split, tasks=_only(prepared, (target, control)))
+    two = Prepared(suite=prepared.suite, split=prepared.split, tasks=only(prepared, (target, control)))
     backwards = {name: -change for name, change in delta.items()}
     found = _along(encoder, two, backwards, grid, regime, autocast=autocast)
     rows = tuple(ScaleRow(scale, scores[target].value, scores) for scale, scores in found)
@@ -121,7 +121,12 @@ def _grid(scales: Iterable[float], prepared: Prepared) -> list[float]:
     return grid
 
 
-def _only(prepared: Prepared, names: Iterable[str]) -> tuple[PreparedTask, ...]:
+def only(prepared: Prepared, names: Iterable[str]) -> tuple[PreparedTask, ...]:
+    """Some of the prepared tasks, in the order of `names`.
+
+    Raises:
+        UnknownName: one was not prepared.
+    """
     by_name = {each.task.name: each for each in prepared.tasks}
     for name in names:
         if name not in by_name:
