@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taskvec.recipes.plan import Plan as Plan
     from taskvec.recipes.recipe import Recipe as Recipe
     from taskvec.store import Store as Store
+    from taskvec.suites.linearize import linearize as linearize
 
 __version__ = "0.1.0.dev0"
 
@@ -35,6 +36,7 @@ _LAZY = {
     "Plan": "taskvec.recipes.plan",
     "Recipe": "taskvec.recipes.recipe",
     "Store": "taskvec.store",
+    "linearize": "taskvec.suites.linearize",
     "merge": "taskvec.engine.merge",
 }
 _LAZY_ROOMS = ("evaluate", "methods", "suites", "tune")

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import taskvec.tune.regimes  # noqa: F401  # registers them
+from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import NonFiniteError
 from taskvec.suites import Encoder, Head, Split, Task, class_name_head
 from taskvec.suites.head import DEFAULT_TEMPERATURE
 from taskvec.tune.regime import Run, regime_of
 from taskvec.tune.settings import Settings, learning_rate_at
+from taskvec.vector import TaskVector
 
 
 @final
@@ -33,9 +35,14 @@ class Step:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """A fine-tuned encoder and how it was made; `losses` has one entry a step."""
+    """A fine-tuned encoder and how it was made; `losses` has one entry a step.
+
+    `delta` is the task vector, name → float32 tensor, and the encoder's weights are the base's plus it. In a `linear`
+    regime it was trained for the model to first order: see `LinearizedEncoder`.
+    """
 
     encoder: Encoder
+    delta: Mapping[str, Tensor]
     task: str
     regime: str
     settings: Settings
@@ -49,6 +56,10 @@ class Tuned:
     def save(self, folder: str | Path) -> Path:
         """Writes the tuned model as an ordinary folder; see the encoder's `save`."""
         return self.encoder.save(folder)
+
+    def vector(self, base: Checkpoint | None = None) -> TaskVector:
+        """The task vector; with the base checkpoint it remembers what it was cut from."""
+        return TaskVector.from_tensors(self.delta, base=base)
 
 
 def tune(
@@ -82,7 +93,7 @@ def tune(
     chosen = regime_of(regime)
     split = task.split("train")
     head = class_name_head(model, task, temperature=DEFAULT_TEMPERATURE) if head is None else head
-    run = chosen.prepare(model.duplicate())
+    run = chosen.prepare(model.duplicate(), settings)
     autocast = chosen.autocast if settings.autocast is None else settings.autocast
     optimizer = torch.optim.AdamW(list(run.parameters.values()), weight_decay=settings.weight_decay)
     losses: list[float] = []
@@ -99,7 +110,14 @@ def tune(
         if progress is not None:
             accuracy = (logits.argmax(dim=-1) == labels).float().mean().item()
             progress(Step(number, settings.steps, losses[-1], accuracy, rate))
-    return Tuned(encoder=run.finish(), task=task.name, regime=regime, settings=settings, losses=tuple(losses))
+    return Tuned(
+        delta=run.delta(),
+        encoder=run.finish(),
+        task=task.name,
+        regime=regime,
+        settings=settings,
+        losses=tuple(losses),
+    )
 
 
 def _samples(split: Split, settings: Settings) -> Iterator[list[int]]:
