@@ -41,8 +41,7 @@ class Table:
 def read_task(table: Table, folder: Path | None) -> Task:
     """The task from `folder/NAME/{train,val,test}.parquet` (or .csv), or from the hub where `folder` is None.
 
-    A task without a validation split gets a tenth of its training texts, chosen by the hash of the text. Of the texts
-    of a split, equal ones are kept.
+    A task without a validation split gets a tenth of its training texts, chosen by the hash of the text.
 
     Raises:
         FormatError: no such folder or data set; says what to put where.
