@@ -22,8 +22,11 @@ Ranks = Mapping[str, Sequence[int] | None]  # of each matrix of a tensor; None: 
 
 
 def rank_at(shape: Shape, density: float) -> int:
-    """The triplets of each matrix at a density; 0 where they are none, or no smaller than the tensor itself."""
-    rank = math.floor(density * shape.rank)
+    """The triplets of each matrix at a density; 0 where they are none, or no smaller than the tensor itself.
+
+    The density 1/T gives rank // T, also for T = 49, where 1/T is rounded down.
+    """
+    rank = math.floor(density * shape.rank + 1e-9)
     return rank if shape.nbytes(rank * shape.parts) < shape.whole else 0
 
 
