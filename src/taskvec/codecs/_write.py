@@ -135,9 +135,11 @@ def save_vector(
     vector.check()
     wanted.check(vector)
     destination = Path(os.path.abspath(path))
+    Staging(destination, plan=None, force=force).check()
+    encoder = _encoders(vector, wanted, allow_nonfinite=allow_nonfinite, threads=workers)
     groups = list(_groups(vector, destination, shard_size))
     files = [
-        _VectorFile(vector, wanted, name, names, number=f"{i} of {len(groups)}", allow_nonfinite=allow_nonfinite)
+        _VectorFile(vector, wanted, name, names, number=f"{i} of {len(groups)}", encoder=encoder)
         for i, (name, names) in enumerate(groups, 1)
     ]
     inputs = [leaf.inputs() for _, leaf in vector.terms]
@@ -147,6 +149,21 @@ def save_vector(
         OutputWriter(staging, [f.output for f in files], threads=workers, progress=progress).run()
         staging.publish(staging.folder if shard_size is not None else staging.folder / files[0].output.name)
     return destination
+
+
+def _copied(vector: TaskVector, codec: AbstractCodec) -> FileDelta | None:
+    """The file that already holds this vector in the wanted codec."""
+    leaf = vector.single()
+    return leaf if isinstance(leaf, FileDelta) and leaf.codec == codec.describe() else None
+
+
+def _encoders(
+    vector: TaskVector, codec: AbstractCodec, *, allow_nonfinite: bool, threads: int
+) -> Callable[[str], AbstractEncoder]:
+    copied = _copied(vector, codec)
+    if copied is not None:
+        return lambda name: _Copy(copied.parts[name])
+    return codec.encoders(vector, allow_nonfinite=allow_nonfinite, threads=threads)
 
 
 def _groups(vector: TaskVector, destination: Path, shard_size: int | str | None) -> Iterator[tuple[str, list[str]]]:
@@ -175,25 +192,17 @@ class _VectorFile:
         names: Sequence[str],
         *,
         number: str,
-        allow_nonfinite: bool,
+        encoder: Callable[[str], AbstractEncoder],
     ) -> None:
         self._vector, self._codec, self._number = vector, codec, number
-        leaf = vector.single()
-        self._copied = leaf if isinstance(leaf, FileDelta) and leaf.codec == codec.describe() else None
+        self._copied = _copied(vector, codec)
         self._bounds = {n: self._bound(n) for n in names}
         self._keys = keys_of(self._bounds)
-        self._units = {n: self._unit(n, allow_nonfinite) for n in names}
+        self._units = {n: EncodedUnit(n, encoder(n), self._keys[n], self._prepare) for n in names}
         exact = isinstance(vector.single(), Difference) and codec.describe().get("dtype") == "exact"
         expected = sum(vector.specs[n].nbytes for n in names) if exact else 0
         encoded = list(self._units.values())
         self.output = OutputFile(file, encoded, self._metadata, self._reserve(names), expected=expected)
-
-    def _unit(self, name: str, allow_nonfinite: bool) -> EncodedUnit:
-        if self._copied is not None:
-            encoder: AbstractEncoder = _Copy(self._copied.parts[name])
-        else:
-            encoder = self._codec.encoder(self._vector, name, allow_nonfinite=allow_nonfinite)
-        return EncodedUnit(name, encoder, self._keys[name], self._prepare)
 
     def _prepare(self, name: str) -> None:
         self._check_bases(name)
@@ -234,7 +243,7 @@ class _VectorFile:
         return self._codec.bound(self._vector.specs[name])
 
     def _widest(self, name: str) -> Mapping[str, Any]:
-        return _WIDEST if self._copied is None else self._copied.parts[name].extra
+        return self._codec.widest if self._copied is None else self._copied.parts[name].extra
 
     def _entry(
         self, name: str, kind: str, exact: bool, parts: Mapping[str, Sequence[str]], fields: Mapping[str, Any]
@@ -277,6 +286,3 @@ class _VectorFile:
         if isinstance(leaf, FileDelta):
             return leaf.recipe_of_origin
         return {"terms": [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in self._vector.terms]}
-
-
-_WIDEST = {"error": "0.000000e-000", "group": 65536}
