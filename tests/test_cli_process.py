@@ -81,7 +81,7 @@ def test_a_traceback_is_shown_on_request_only(tmp_path: Path) -> None:
 
 
 def test_a_bug_stays_a_traceback(tmp_path: Path) -> None:
-    code = "import sys; from taskvec.cli import _kinds, main; del _kinds.is_store; main()"
+    code = "import sys; from taskvec.checkpoint import kinds; from taskvec.cli import main; del kinds.is_store; main()"
     folder(tmp_path / "base", tensors(0))
     command = [sys.executable, "-c", code, "info", str(tmp_path / "base")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -157,13 +157,13 @@ def test_an_interrupt_keeps_what_is_finished_and_the_same_command_completes(big:
 def test_an_interrupt_before_anything_was_written_says_so(tmp_path: Path) -> None:
     code = """
 import os, signal
-from taskvec.cli import _kinds, main
+from taskvec.cli import _vector_argument, main
 from taskvec.cli._progress import Working, partial_of
 from pathlib import Path
 def stop(text):
     with Working("reading", "'out'", kept=partial_of(Path("out")), quiet=False):
         os.kill(os.getpid(), signal.SIGINT)
-_kinds.what_is = stop
+_vector_argument.what_is = stop
 main()
 """
     command = [sys.executable, "-c", code, "extract", "base", "math", "-o", "out.tv.safetensors"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskvec.cli._kinds import what_is
+from taskvec.checkpoint.kinds import what_is
 from taskvec.errors import TaskVecError
 
 if TYPE_CHECKING:
