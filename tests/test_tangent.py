@@ -365,6 +365,14 @@ def test_the_error_of_one_point_is_what_its_definition_says(
     assert found == pytest.approx(expected, abs=0.05)
 
 
+def test_a_suite_gives_its_test_inputs(encoder: TextEncoder, suite: Suite, tuned: dict[str, tv.tune.Tuned]) -> None:
+    vectors = vectors_of(tuned)
+    found = tv.disentanglement(encoder, vectors, suite, (1.0,), regime="linear")
+    assert found == disentanglement(encoder, vectors, prepare(encoder, suite, split="test"), (1.0,), regime="linear")
+    with pytest.raises(ParameterError, match=r"the map has no point \(2, 1\)"):
+        found.error(2.0, 1.0)
+
+
 def test_bad_maps_are_refused(encoder: TextEncoder, suite: Suite, tuned: dict[str, tv.tune.Tuned]) -> None:
     prepared, vectors = prepare(encoder, suite, split="val"), vectors_of(tuned)
     with pytest.raises(ParameterError, match="the map is of two tasks; 1 vectors were given"):
