@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final, overload
 from taskvec import methods
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.layout import Layout
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.delta import AbstractDelta, Factors, rounded
 from taskvec.engine.merging import Merging
@@ -191,11 +192,11 @@ class Merged(AbstractDelta):
         leaves = [leaf for v in self.vectors.values() for c, leaf in v.terms if c != 0.0]
         return next((found for leaf in leaves if (found := leaf.blame(name, start, stop))), None)
 
-    def check(self) -> None:
+    def check(self, progress: Progress = unseen) -> None:
         """See the base class; also runs the folds, so that what they refuse is refused before anything is written."""
         for vector in self.vectors.values():
-            vector.check()
-        self.merging.fold()
+            vector.check(progress)
+        self.merging.fold(progress)
 
     def hash_inputs(self, name: str) -> None:
         """See the base class."""

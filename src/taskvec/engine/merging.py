@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from taskvec import methods
 from taskvec.checkpoint.layout import Layout
+from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.roles import default_role
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.delta import BLOCK
-from taskvec.engine.folding import States, run_fold
+from taskvec.engine.folding import FoldJob, States, run_fold
+from taskvec.engine.runner import LocalRunner
 from taskvec.errors import NonFiniteError
 from taskvec.methods._method import MergeMethod, Place
 from taskvec.methods._parameters import Bound
@@ -58,7 +60,7 @@ class Merging:
         self._rows = [*([("base", base)] if base is not None else []), *self.inputs.items()]
         self._based = base is not None
         self._layout = layout or Layout.of(specs)
-        self._threads = threads
+        self._runner = LocalRunner(threads)
         self._states: States = {}
         for name in specs:
             method.check_at(bound.at(name))
@@ -217,9 +219,21 @@ class Merging:
     def _state(self, name: str) -> Any:
         return self._states.get(name, self._states.get(None))
 
-    def fold(self) -> None:
+    def fold(self, progress: Progress = unseen) -> None:
         """Run the folds, once."""
         with self._lock:
-            for fold in () if self._folded else self._folds:
-                self._states = run_fold(self, fold, self._states, threads=self._threads)
+            for number, fold in enumerate(() if self._folded else self._folds, 1):
+                done = self._reading(progress, f"reading for statistics ({number} of {len(self._folds)})")
+                self._states = run_fold(self, fold, self._states, runner=self._runner, done=done)
             self._folded = True
+
+    def _reading(self, progress: Progress, step: str) -> Callable[[FoldJob], None]:
+        """What a fold tells of its jobs, as bytes of the inputs."""
+        rows = len(self._rows)
+        meter = Meter(progress, step, rows * sum(s.nbytes for s in self.specs.values()))
+
+        def done(job: FoldJob) -> None:
+            spec = self.specs[job.name]
+            meter.reach(job.name, rows * (spec.nbytes * job.stop // spec.numel))
+
+        return done

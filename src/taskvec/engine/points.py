@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK
 from taskvec.checkpoint.layout import Layout
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import AbstractSource, check_same_schema
 from taskvec.checkpoint.ties import equal_bits
 from taskvec.delta import BLOCK, rounded
@@ -142,6 +143,12 @@ class MergedSource(AbstractSource):
                     f"tensor '{name}' ({self.specs[name]}) differs in '{label}' and cannot be merged.",
                     "give all inputs the same values there.",
                 )
+
+    def check(self, progress: Progress = unseen) -> None:
+        """See the base class; also runs the folds, so that what they refuse is refused before anything is written."""
+        for point in (self.donor, *self.points.values()):
+            point.source.check(progress)
+        self.merging.fold(progress)
 
     def hash_inputs(self, name: str) -> None:
         """See the base class."""
