@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 import taskvec as tv
 from merge_cases import model_folders
+from taskvec.engine.merge import Merged
 from taskvec.engine.runner import LocalRunner
 from taskvec.errors import NonFiniteError, ParameterError
+from taskvec.methods import merge_method
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +128,59 @@ def test_what_a_statistic_refuses_is_refused_before_anything_is_written(models: 
         tv.merge("slerp", points, t=0.5).save(tmp_path / "out", progress=lambda step, *_: seen.append(step))
     assert "writing" not in seen
     assert list(tmp_path.iterdir()) == []
+
+
+# --- whole tensors ----------------------------------------------------------------------------------------------------
+
+SHAPE = (300, 400)  # more entries than a block
+CALLS: list[str] = []
+FAILURES: list[str] = []
+
+
+@merge_method(source="a test", acts_on="matrix", otherwise="average")
+def counting_test(deltas: Float[Tensor, task * shape], *, at: Any) -> Float[Tensor, "*shape"]:
+    """The sum, slowly; fails once for every entry of FAILURES."""
+    CALLS.append(at.tensor)
+    time.sleep(0.05)
+    if FAILURES:
+        raise ParameterError(FAILURES.pop())
+    return deltas.sum(0)
+
+
+def counted() -> tuple[tv.TaskVector, Merged, dict[str, torch.Tensor]]:
+    """A merge by `counting_test`, its leaf, and what it has to give."""
+    CALLS.clear()
+    first = {name: torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)) for seed, name in enumerate("ab")}
+    second = {name: torch.randn(SHAPE, generator=torch.Generator().manual_seed(9 + i)) for i, name in enumerate("ab")}
+    merged = tv.merge("counting_test", [tv.TaskVector.from_tensors(first), tv.TaskVector.from_tensors(second)])
+    leaf = merged.single()
+    assert isinstance(leaf, Merged)
+    return merged, leaf, {name: first[name] + second[name] for name in "ab"}
+
+
+def test_a_whole_tensor_is_computed_once_for_all_threads_that_read_ranges_of_it() -> None:
+    merged, leaf, wanted = counted()
+    ranges = [(name, at, min(at + 9_000, 120_000)) for at in range(0, 120_000, 9_000) for name in "ab"]
+    begin = threading.Barrier(4)
+
+    def read(worker: int) -> list[tuple[str, int, int, Any]]:
+        begin.wait(10)
+        return [(*where, merged.values(*where)) for where in ranges[worker::4]]
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [one for part in pool.map(read, range(4)) for one in part]
+    assert sorted(CALLS) == ["a", "b"]
+    for name, start, stop, values in found:
+        assert torch.equal(torch.from_numpy(values).float(), wanted[name].flatten()[start:stop])
+    assert leaf.merging._blocks == {}
+
+
+def test_a_whole_tensor_that_fails_is_computed_again_for_the_next_reader() -> None:
+    merged, leaf, wanted = counted()
+    FAILURES.append("once")
+    with pytest.raises(ParameterError, match="once"):
+        merged.values("a", 0, 60_000)
+    for _ in range(2):
+        assert torch.equal(merged["a"], wanted["a"])
+    assert CALLS == ["a", "a", "a"]
+    assert leaf.merging._blocks == {}

@@ -42,6 +42,14 @@ class Input(Protocol):
 
 
 @final
+class _Held:
+    """A block of which `unread` entries are still to be read; whoever has the lock computes it."""
+
+    def __init__(self, unread: int) -> None:
+        self.lock, self.merged, self.unread = threading.Lock(), None, unread
+
+
+@final
 class Merging:
     """Lazy: the folds run before the first block is read; then every block is computed when it is read."""
 
@@ -67,7 +75,7 @@ class Merging:
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
         self._lock = threading.Lock()
-        self._blocks: dict[tuple[str, int], Any] = {}
+        self._blocks: dict[tuple[str, int], _Held] = {}
         self._weights: dict[str, torch.Tensor | None] = {}
 
     def place(self, name: str, start: int) -> Place:
@@ -120,7 +128,7 @@ class Merging:
         for first in range(start - start % row, stop, size):
             last = min(first + size, stop + -stop % row)
             low, high = max(first, start), min(last, stop)
-            merged = self._block(name, first, last) if row <= BLOCK else self._held(name, first, last, high == last)
+            merged = self._block(name, first, last) if row <= BLOCK else self._held(name, first, last, high - low)
             total[low - start : high - start] += coefficient * merged[low - first : high - first]
 
     def _row(self, name: str) -> int:
@@ -136,18 +144,18 @@ class Merging:
         acts_on = method.unit_of(self._bound(method, name))
         return "tensor" if acts_on == "row" and len(self.specs[name].shape) < 2 else acts_on
 
-    def _held(self, name: str, first: int, last: int, done: bool) -> Any:
-        """A block that several ranges read: computed for the first of them, dropped after the last (`done`)."""
+    def _held(self, name: str, first: int, last: int, entries: int) -> Any:
+        """A block that several ranges read: computed by the first that asks, dropped when all its entries are read."""
         with self._lock:
-            held = self._blocks.get((name, first))
-        if held is None:
-            held = self._block(name, first, last)
+            held = self._blocks.setdefault((name, first), _Held(last - first))
+        with held.lock:
+            if held.merged is None:
+                held.merged = self._block(name, first, last)
         with self._lock:
-            if done:
-                self._blocks.pop((name, first), None)
-            else:
-                self._blocks[name, first] = held
-        return held
+            held.unread -= entries
+            if held.unread <= 0 and self._blocks.get((name, first)) is held:
+                del self._blocks[name, first]
+        return held.merged
 
     def weights(self, name: str) -> torch.Tensor | None:
         """The coefficients of a linear combination (*unit, task), where the merge of this tensor is one."""
