@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -12,6 +13,7 @@ from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.roles import default_role
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.delta import BLOCK
+from taskvec.engine.device import CPU, device_of
 from taskvec.engine.folding import FoldJob, States, run_fold
 from taskvec.engine.runner import LocalRunner
 from taskvec.errors import NonFiniteError
@@ -62,8 +64,10 @@ class Merging:
         specs: Mapping[str, TensorSpec],
         layout: Layout | None,
         threads: int | None = None,
+        device: str = CPU,
         base: Input | None = None,
     ) -> None:
+        self._device_name, self._device = device, device_of(device)
         self.method, self.inputs, self.bound, self.specs = method, dict(inputs), bound, specs
         self._rows = [*([("base", base)] if base is not None else []), *self.inputs.items()]
         self._based = base is not None
@@ -200,20 +204,27 @@ class Merging:
         method, spec = self.method_for(name), self.specs[name]
         block, base = self.parts(self.stack(name, start, stop))
         options = {"state": self._state(name), "at": self.place(name, start), **self._bound(method, name)}
-        compiled = method.kernel(block, **base, **options) if method.kernel is not None else None
+        compiled = None
+        if method.kernel is not None and self._device is None:
+            compiled = method.kernel(block, **base, **options)
         if compiled is not None:
             return compiled
         import torch
 
         acts_on, row = self._acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
-        options |= {key: torch.from_numpy(values).reshape(shape) for key, values in base.items()}
-        merged = method(torch.from_numpy(block).reshape(-1, *shape), **options)
-        return merged.double().reshape(-1).numpy()
+        with self._device or contextlib.nullcontext():  # what the method makes with as_tensor lies there, too
+            options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
+            merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
+        return merged.double().reshape(-1).cpu().numpy()
 
     def roles(self) -> dict[str, str]:
         """The roles that a layout file changed, which are part of what was asked for."""
         return {n: p.role for n, p in self._layout.places.items() if p.role != default_role(p.spec)}
+
+    def identity(self) -> tuple[object, ...]:
+        """What decides the result besides the inputs, for resuming a run; devices differ in the last bit."""
+        return (self.method.name, self.bound.to_plain(), self.roles(), self._device_name)
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""
