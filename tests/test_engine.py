@@ -18,8 +18,8 @@ import taskvec as tv
 from merge_cases import model_folders
 from taskvec.engine.merge import Merged
 from taskvec.engine.runner import LocalRunner
-from taskvec.errors import NonFiniteError, ParameterError
-from taskvec.methods import merge_method
+from taskvec.errors import DestinationError, NonFiniteError, ParameterError
+from taskvec.methods import _method, merge_method
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +130,17 @@ def test_what_a_statistic_refuses_is_refused_before_anything_is_written(models: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["base", "math.tv.safetensors", "nowhere/out"])
+def test_a_destination_that_cannot_be_is_refused_before_anything_is_read(name: str, models: Path) -> None:
+    base = tv.Checkpoint.open(models / "base")
+    merged = tv.merge("ties", [tv.Checkpoint.open(models / "math") - base])
+    work: Any = merged if name.endswith("tv.safetensors") else base + merged
+    seen: list[str] = []
+    with pytest.raises(DestinationError, match=r"exists already|does not exist"):
+        work.save(models / name, progress=lambda step, *_: seen.append(step))
+    assert seen == []
+
+
 # --- whole tensors ----------------------------------------------------------------------------------------------------
 
 SHAPE = (300, 400)  # more entries than a block
@@ -147,12 +158,15 @@ def counting_test(deltas: Float[Tensor, task * shape], *, at: Any) -> Float[Tens
     return deltas.sum(0)
 
 
+del _method._methods["counting_test"]  # it is no method of ours
+
+
 def counted() -> tuple[tv.TaskVector, Merged, dict[str, torch.Tensor]]:
     """A merge by `counting_test`, its leaf, and what it has to give."""
     CALLS.clear()
     first = {name: torch.randn(SHAPE, generator=torch.Generator().manual_seed(seed)) for seed, name in enumerate("ab")}
     second = {name: torch.randn(SHAPE, generator=torch.Generator().manual_seed(9 + i)) for i, name in enumerate("ab")}
-    merged = tv.merge("counting_test", [tv.TaskVector.from_tensors(first), tv.TaskVector.from_tensors(second)])
+    merged = tv.merge(counting_test, [tv.TaskVector.from_tensors(first), tv.TaskVector.from_tensors(second)])
     leaf = merged.single()
     assert isinstance(leaf, Merged)
     return merged, leaf, {name: first[name] + second[name] for name in "ab"}

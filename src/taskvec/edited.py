@@ -248,11 +248,10 @@ Checkpoint.displace = staticmethod(edit)
 Checkpoint.subtract = staticmethod(subtract)
 
 
-def prepare(checkpoint: Checkpoint, dtype: str | None, allow_nonfinite: bool, progress: Progress) -> AbstractSource:
+def prepare(checkpoint: Checkpoint, dtype: str | None, allow_nonfinite: bool) -> AbstractSource:
     """The source to write for a checkpoint: a point in memory or in files is its own edit by nothing.
 
     Raises:
-        SchemaError: integer tensors of a tuned model differ from the base's.
         ParameterError: `dtype` is not a floating-point type.
     """
     target = dtype_of(dtype) if dtype is not None else None
@@ -260,7 +259,6 @@ def prepare(checkpoint: Checkpoint, dtype: str | None, allow_nonfinite: bool, pr
         raise ParameterError(f"dtype {target} is not a floating-point type.", "use float32, bfloat16 or float16.")
     source = checkpoint.source
     base, vector = (source.base, source.vector) if isinstance(source, EditedSource) else (checkpoint, TaskVector(()))
-    source.check(progress)
     return EditedSource(base, vector, dtype=target, allow_nonfinite=allow_nonfinite)
 
 

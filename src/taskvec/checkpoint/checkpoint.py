@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from taskvec.checkpoint.fingerprint import Fingerprints
-from taskvec.checkpoint.progress import Progress
 from taskvec.checkpoint.source import AbstractSource, MemorySource, TensorSpec, units
 from taskvec.errors import SpaceError
 
@@ -34,7 +33,7 @@ class Checkpoint:
     subtract: ClassVar[Callable[[Checkpoint, Checkpoint], TaskVector]]
     displace: ClassVar[Callable[[Checkpoint, Any, float], Checkpoint]]
     adapt: ClassVar[Callable[[Checkpoint, Path], Checkpoint]]
-    prepare: ClassVar[Callable[[Checkpoint, str | None, bool, Progress], AbstractSource]]
+    prepare: ClassVar[Callable[[Checkpoint, str | None, bool], AbstractSource]]
 
     def __init__(self, source: AbstractSource) -> None:
         self.source = source

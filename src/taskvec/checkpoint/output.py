@@ -123,6 +123,7 @@ def written(
     destination: Path,
     files: Sequence[OutputFile],
     *,
+    check: Callable[[Progress], None],
     inputs: object | None,
     force: bool,
     threads: int,
@@ -131,11 +132,15 @@ def written(
 ) -> Iterator[tuple[Staging, WrittenFiles]]:
     """The staging folder with `files` in it, complete; what the caller publishes appears at the destination.
 
-    `inputs` identifies all that is read (None: the run cannot be resumed), `needs` says how many bytes must be free.
+    `check` refuses what the headers do not show; it may take long, so that the destination is looked at before, and
+    nothing is written until it is done. `inputs` identifies all that is read (None: the run cannot be resumed),
+    `needs` says how many bytes must be free.
 
     Raises:
         DestinationError: it exists (and not `force`), is being written, or does not fit on the disk.
     """
+    Staging(destination, plan=None, force=force).check()
+    check(progress)
     plan = _plan_hash(files, inputs) if inputs is not None else None
     with Staging(destination, plan=plan, force=force) as staging:
         staging.require(needs)

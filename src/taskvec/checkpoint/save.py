@@ -95,7 +95,7 @@ def save_checkpoint(
         NonFiniteError: NaN or Inf in an input or the result.
     """
     destination, workers = Path(os.path.abspath(path)), worker_count(threads)
-    source = type(checkpoint).prepare(checkpoint, dtype, allow_nonfinite, progress)
+    source = type(checkpoint).prepare(checkpoint, dtype, allow_nonfinite)
     single = _is_single(source.home, destination)
     recipes = _Recipes(source, recipe)
     files = _output_files(source, _layout(source, destination, single, shard_size), recipes)
@@ -103,7 +103,7 @@ def save_checkpoint(
     known = None if inputs is None else (inputs, dtype, allow_nonfinite, recipes.draft)
     needs = sum(f.reserve + f.expected for f in files)
     options: Any = {"force": force, "threads": workers, "progress": progress, "needs": needs}
-    with written(destination, files, inputs=known, **options) as (staging, found):
+    with written(destination, files, check=source.check, inputs=known, **options) as (staging, found):
         if single:
             staging.publish(staging.folder / files[0].name)
         else:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="RECIPE.yml | TUNED...",
+        metavar="RECIPE.yml | TUNED",
         help="A recipe; or, with --method, the inputs: models, task vectors, LoRA adapters, as PATH or NAME=PATH.",
     ),
 ]

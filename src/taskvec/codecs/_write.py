@@ -123,7 +123,6 @@ def save_vector(
         SchemaError: vectors of two bases. NonFiniteError: NaN or Inf in an input.
     """
     wanted, workers = make(codec, parameters), worker_count(threads)
-    vector.check(progress)
     wanted.check(vector)
     destination = Path(os.path.abspath(path))
     groups = list(_groups(vector, destination, shard_size))
@@ -135,7 +134,8 @@ def save_vector(
     terms = (inputs, [c for c, _ in vector.terms])
     known = None if any(i is None for i in inputs) else (terms, wanted.describe(), allow_nonfinite)
     options: Any = {"force": force, "threads": workers, "progress": progress}
-    with written(destination, [f.output for f in files], inputs=known, **options) as (staging, _):
+    outputs = [f.output for f in files]
+    with written(destination, outputs, check=vector.check, inputs=known, **options) as (staging, _):
         staging.publish(staging.folder if shard_size is not None else staging.folder / files[0].output.name)
     return destination
 

@@ -128,10 +128,12 @@ def _check_device(recipe: Recipe) -> None:
 
 def _check_base(recipe: Recipe, method: MergeMethod, *, points: bool) -> None:
     if recipe.base is None and not points:
-        fix = "give the base: the model that the inputs were tuned from."
-        raise recipe.refusal((), f"{method.name} merges task vectors, and the recipe has no base", fix)
+        fix = "give the base (base:, or --base): the model that the inputs were tuned from."
+        raise recipe.refusal((), f"{method.name} merges task vectors, and there is no base", fix)
     if recipe.base is None and method.base == "required" and method.space == "point":
-        raise recipe.refusal((), f"{method.name} needs the base, and the recipe has none", "give the base.")
+        raise recipe.refusal(
+            (), f"{method.name} needs the base, and there is none", "give the base (base:, or --base)."
+        )
 
 
 def _check_base_is_used(recipe: Recipe, method: MergeMethod, base: Checkpoint, points: Mapping[str, Any]) -> None:
