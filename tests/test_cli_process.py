@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,34 @@ main()
     folder(tmp_path / "base", tensors(0))
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (130, "Interrupted: nothing of 'out' was written.\n")
+
+
+PRESSED = """
+import os, signal, sys
+class Press:
+    def find_spec(self, name, *_):
+        if name == NAME:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Press())
+from _taskvec_command import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["taskvec", "typer", "taskvec.cli._app"])
+def test_an_interrupt_of_the_imports_is_no_traceback(module: str) -> None:
+    command = [sys.executable, "-c", PRESSED.replace("NAME", repr(module)), "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "Interrupted.\n")
+
+
+def test_the_console_script_is_the_command() -> None:
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    scripts = tomllib.loads(project.read_text("utf-8"))["project"]["scripts"]
+    module, _, function = scripts["taskvec"].partition(":")
+    command = [sys.executable, "-c", f"import {module}; {module}.{function}()", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"taskvec {tv.__version__}\n"
 
 
 SLOW = """
