@@ -154,7 +154,7 @@ class Merged(AbstractDelta):
         *,
         layout: Layout | None,
         threads: int | None,
-        device: str,
+        device: str = CPU,
     ) -> None:
         self.vectors = dict(vectors)
         specs: dict[str, TensorSpec] = {}

@@ -12,6 +12,7 @@ from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import AbstractSource, check_same_schema
 from taskvec.checkpoint.ties import equal_bits
 from taskvec.delta import BLOCK, rounded
+from taskvec.engine.device import CPU
 from taskvec.engine.merging import Merging
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError
 from taskvec.methods._method import MergeMethod
@@ -78,7 +79,7 @@ class MergedSource(AbstractSource):
         base: Checkpoint | None,
         layout: Layout | None,
         threads: int | None,
-        device: str,
+        device: str = CPU,
     ) -> None:
         self.points, self.base = dict(points), base
         self.donor = base or next(iter(self.points.values()))
