@@ -15,8 +15,8 @@ from taskvec.adapters.reader import PREFIX
 from taskvec.checkpoint.durable import write_durably
 from taskvec.checkpoint.files import ADAPTER
 from taskvec.checkpoint.open import ADAPTER_CONFIG
-from taskvec.checkpoint.output import OutputFile, OutputWriter, Part, Poll, Progress, Unit, header_bytes, never
-from taskvec.checkpoint.save import worker_count
+from taskvec.checkpoint.output import OutputFile, Part, Poll, Unit, header_bytes, never, worker_count, written
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.checkpoint.staging import Staging
 from taskvec.checkpoint.written import Written
@@ -44,7 +44,7 @@ def save_lora(
     base_name: str | None = None,
     force: bool = False,
     threads: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
 ) -> Path:
     """Write `vector` to the folder `path` as adapter_model.safetensors and adapter_config.json, in float32.
 
@@ -61,7 +61,7 @@ def save_lora(
         base_name: what the configuration says of the base: a hub id or a path.
         force: replace what is there, in one step.
         threads: workers; default: one a processor.
-        progress: called with (modules done, modules in all).
+        progress: called with (name of the step, bytes done, bytes in all), from any thread.
 
     Returns:
         The destination.
@@ -75,18 +75,22 @@ def save_lora(
         raise ParameterError(f"rank={rank!r} is not a positive whole number.")
     destination, workers = Path(os.path.abspath(path)), worker_count(threads)
     Staging(destination, plan=None, force=force).check()
-    vector.check()
+    vector.check(progress)
     kinds = {name: _kind(name, spec, embeddings, transposed) for name, spec in vector.specs.items()}
     for name in [] if drop_others else [n for n, kind in kinds.items() if kind is None]:
         _refuse_moved(vector, name)
-    units = [_Module(vector, n, k, _rank(vector, n, rank)) for n, k in kinds.items() if k and not vector.is_zero(n)]
+    units = [
+        _Module(vector, n, vector.specs[n].nbytes, k, _rank(vector, n, rank))
+        for n, k in kinds.items()
+        if k and not vector.is_zero(n)
+    ]
     if not units:
         raise SchemaError(
             f"{vector.describe()} moves nothing that LoRA can carry.", "give a vector that moves matrices."
         )
     config = _configuration(units, base_name)
-    with Staging(destination, plan=None, force=force) as staging:
-        OutputWriter(staging, [_file(units)], threads=workers, progress=progress).run()
+    options: Any = {"inputs": None, "force": force, "threads": workers, "progress": progress}
+    with written(destination, [_file(units)], check=lambda _: None, **options) as (staging, _):
         write_durably(staging.folder / ADAPTER_CONFIG, json.dumps(config, indent=2) + "\n")
         staging.publish(staging.folder)
     return destination
@@ -137,6 +141,7 @@ class _Module(Unit):
 
     vector: TaskVector
     name: str
+    nbytes: int
     kind: str
     rank: int
 
