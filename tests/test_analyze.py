@@ -14,11 +14,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import taskvec as tv
 from taskvec.analyze import _analysis, _deltas, names
 from taskvec.analyze._names import depth_of, kind_of
 from taskvec.analyze.sar import rank_within
+from taskvec.analyze.sti import sti
 from taskvec.checkpoint.layout import Layout
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, SpaceError, UnknownName
 from taskvec.ops import interference as ops
@@ -66,12 +68,12 @@ def triplets(matrices: list[torch.Tensor], k: int) -> tuple[Any, Any, Any]:
 
 
 def reference_sti(matrices: list[torch.Tensor], k: int, norm: str = "entrywise") -> float:
-    """Equation 6 entry by entry: the sum over every two triplets p, q of |Σ_l A_pl s_l B_lq|."""
+    """Equation 6 entry by entry: the sum over every two triplets p, q of |Σ_c A_pc s_c B_cq|."""
     u, s, v = triplets(matrices, k)
     size = len(s)
     sums = np.zeros((size, size))
-    for p, q, l in itertools.product(range(size), repeat=3):
-        sums[p, q] += (u[:, p] @ u[:, l] - (p == l)) * s[l] * (v[:, l] @ v[:, q] - (l == q))
+    for p, q, c in itertools.product(range(size), repeat=3):
+        sums[p, q] += (u[:, p] @ u[:, c] - (p == c)) * s[c] * (v[:, c] @ v[:, q] - (c == q))
     return float(np.abs(sums).sum() if norm == "entrywise" else np.abs(sums).sum(0).max())
 
 
@@ -438,6 +440,42 @@ def test_factored_vectors_are_never_multiplied_out(
             assert {k: a[k] for k in numbers} == pytest.approx(numbers, rel=1e-3, abs=1e-5)
 
 
+class Sizes(TorchDispatchMode):
+    """Counts the entries of every tensor that an operation writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for each in result if isinstance(result, list | tuple) else (result,):
+            if isinstance(each, torch.Tensor):
+                self.largest = max(self.largest, each.numel())
+        return result
+
+
+@pytest.mark.parametrize("norm", ["entrywise", "induced"])
+def test_interference_of_factored_vectors_forms_nothing_of_the_size_of_the_matrix(norm: str) -> None:
+    m, n, rank = 2000, 1500, 4
+    named = {t: factored({"w": (m, n)}, rank=rank, seed=i) for i, t in enumerate(TASKS)}
+    with Sizes() as sizes:
+        found = tv.analyze(named, ["sti", "overlap", "energy"], norm=norm, whiten=True)
+    assert values(found, "sti")[0] > 0
+    assert 0 < sizes.largest <= max(m, n) * rank * len(TASKS)
+
+
+def test_interference_of_dense_vectors_forms_no_sum_of_matrices() -> None:
+    """Once decomposed, what is computed is (m + n) × Tk at most: here m × n is far more."""
+    named = {t: tv.TaskVector.from_tensors({"w": normal(60, 50, seed=i).float()}) for i, t in enumerate(TASKS)}
+    held = _deltas.Deltas("w", named, named["math"], density=0.02)
+    assert held.ranks == [1, 1, 1]
+    with Sizes() as sizes:
+        row = sti.function(held, whiten=True)["sti"][0]
+    assert row["value"] > 0
+    assert sizes.largest <= 60 * 3
+
+
 def test_one_matrix_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     held: list[_deltas.Deltas] = []
     real = _deltas.Deltas.__init__
@@ -485,10 +523,29 @@ def test_depth_is_the_first_number_of_a_name(name: str, depth: int | None, kind:
     assert (depth_of(name), kind_of(name)) == (depth, kind)
 
 
-def test_progress_counts_tensors() -> None:
-    seen: list[tuple[int, int]] = []
-    tv.analyze(vectors(*three()), "gram", progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 5) for i in range(1, 6)]
+def test_a_profile_is_the_mean_of_what_rows_have_in_common() -> None:
+    found = tv.analyze(vectors(*three()))
+    rows = [r for r in found["energy"] if r["name"] == "layers.1.w"]
+    mean = sum(r["effective_rank"] for r in rows) / 3
+    by_depth = found.profile("energy", "effective_rank")
+    assert list(by_depth) == [0, 1]  # the head has no depth
+    assert by_depth[1] == pytest.approx(mean)
+    assert found.profile("energy", "effective_rank", ("kind", "depth"))["layers.*.w", 1] == pytest.approx(mean)
+    assert found.profile("norms", "norm", "task") == {r["task"]: pytest.approx(r["norm"]) for r in found["norms"]}
+    total = found.profile("sti_pairs", "value", ["task", "other"], total=True)["math", "chat"]
+    assert total == pytest.approx(
+        sum(r["value"] for r in found["sti_pairs"] if (r["task"], r["other"]) == ("math", "chat"))
+    )
+    for wrong in (("energy", "efective_rank"), ("energy", "norm", "layer")):
+        with pytest.raises(UnknownName, match="the table 'energy' has no column"):
+            found.profile(*wrong)
+
+
+def test_progress_counts_the_bytes_of_tensors() -> None:
+    seen: list[tuple[str, int, int]] = []
+    tv.analyze(vectors(*three()), "gram", progress=lambda *step: seen.append(step))
+    sizes = [4 * math.prod(shape) for shape in SHAPES.values()]
+    assert seen == [("analyzing", done, sum(sizes)) for done in itertools.accumulate(sizes)]
 
 
 def test_the_result_is_plain_tables(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a base and three tuned models; we are in it."""
     for i, name in enumerate(("base", "math", "code", "a&b<i>")):
         folder(tmp_path / name, model(i))
+    (tmp_path / "folder.html").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -69,14 +70,13 @@ class Page(HTMLParser):
 
 
 def test_a_page_and_the_data(here: Path) -> None:
-    out = call("analyze", *MODELS, "-o", "r.html", "--json", "a.json").stdout
-    assert out.startswith("analyzed  math, code\n")
-    assert "STI" in out
+    out = call("analyze", *MODELS, "-o", "r.html").stdout
+    assert out.startswith("analyzed  2 task vectors\ntasks      math, code\n")
     assert "over 6 matrices, entrywise norm" in out
-    assert out.endswith("wrote r.html\nwrote a.json\n")
+    assert out.endswith("wrote r.html\n")
+    call("analyze", *MODELS, "-o", "a.json")
     base = tv.Checkpoint.open("base")
     named = {n: tv.Checkpoint.open(n) - base for n in ("math", "code")}
-    base.fingerprint()
     assert json.loads(Path("a.json").read_text()) == json.loads(tv.analyze(named).to_json())
     page = Page(text := Path("r.html").read_text("utf-8"))
     assert page.loads == []
@@ -93,10 +93,10 @@ def test_a_page_and_the_data(here: Path) -> None:
 
 
 def test_the_shorthand_for_interference_and_json_on_stdout(here: Path) -> None:
-    data = json.loads(call("analyze", *MODELS, "--sti", "--json", "-").stdout)
+    data = json.loads(call("analyze", *MODELS, "--sti", "--json").stdout)
     assert data["settings"]["analyses"] == ["sti"]
     assert [row["name"] for row in data["sti"]][:2] == ["layer.0.attention.weight", "layer.0.dense.weight"]
-    same = json.loads(call("analyze", *MODELS, "--only", "sti", "--json", "-").stdout)
+    same = json.loads(call("analyze", *MODELS, "--only", "sti", "--json").stdout)
     assert same == data
 
 
@@ -105,7 +105,7 @@ def test_parameters_names_layout_and_a_merged_vector(here: Path) -> None:
     call("extract", "base", "code", "-o", "code.tv.safetensors", "--quiet")
     arguments = ("x=math", "code.tv.safetensors", "--base", "base", "--merged", "code.tv.safetensors")
     options = ("--density", "0.5", "--set", "norm=induced", "--set", "whiten=true", "--layout", "l.yml")
-    data = json.loads(call("analyze", *arguments, *options, "--json", "-").stdout)
+    data = json.loads(call("analyze", *arguments, *options, "--json").stdout)
     assert data["tasks"] == ["x", "code"]
     assert (data["settings"]["norm"], data["settings"]["density"], data["settings"]["merged"]) == (
         "induced",
@@ -121,11 +121,52 @@ def test_vectors_of_a_store_and_adapters(here: Path) -> None:
     call("store", "create", "lib", "--base", "base")
     call("store", "add", "lib", "m", "math", "--base", "base")
     out = call("analyze", "m", "n=m", "--store", "lib").stdout
-    assert "m           n    1.000" in out
+    assert re.search(r"^m +n +1\.000 .* 1\.000 +1\.000 +0\.0%$", out, re.MULTILINE)
     folder(here / "tiny", tensors(0))
     adapter(here / "lora")
-    data = json.loads(call("analyze", "lora", "--base", "tiny", "--json", "-").stdout)
+    data = json.loads(call("analyze", "lora", "--base", "tiny", "--json").stdout)
     assert [row["name"] for row in data["energy"]] == ["layer.weight"]
+
+
+def test_the_summary_fits_into_80_columns_and_has_the_numbers(here: Path) -> None:
+    shapes = {
+        f"a.very.long.prefix.layer.{i}.{kind}.projection.of.keys.weight": (6, 6) for i in range(3) for kind in "ab"
+    }
+    for i in range(4):
+        generator = torch.Generator().manual_seed(i)
+        tables = {n: torch.randn(s, generator=generator) for n, s in shapes.items()}
+        tv.TaskVector.from_tensors(tables).save(here / f"a_task_with_a_long_name_{i}.tv.safetensors")
+    paths = [f"a_task_with_a_long_name_{i}.tv.safetensors" for i in range(4)]
+    done = process("analyze", *paths, env={"COLUMNS": "80"})
+    assert done.returncode == 0, done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    found = tv.analyze({p.split(".")[0]: tv.TaskVector.open(p) for p in paths})
+    layer = re.search(r"^1 +(\S+) +(\S+) +(\S+)% +(\S+) +(\S+)%$", done.stdout, re.MULTILINE)
+    assert layer is not None
+    numbers = [
+        found.profile("sti", "value", total=True)[1],
+        *(
+            found.profile(*of)[1]
+            for of in (("energy", "effective_rank"), ("energy", "kept_0.1"), ("sar", "value"), ("conflict", "share"))
+        ),
+    ]
+    shown = [float(text) for text in layer.groups()]
+    assert shown == pytest.approx([a * b for a, b in zip(numbers, (1, 1, 100, 1, 100), strict=True)], rel=2e-3)
+    assert "pair (6 of 6)" not in done.stdout
+    assert len(re.findall(r"^a_task_with", done.stdout.partition("pair")[2], re.MULTILINE)) == 6
+
+
+def test_matrices_that_nobody_moves_are_not_in_the_summary(here: Path) -> None:
+    for i, name in enumerate("xy"):
+        tables = {
+            "layer.0.w": torch.randn(4, 4, generator=torch.Generator().manual_seed(i)),
+            "layer.0.u": torch.zeros(4, 4),
+        }
+        tv.TaskVector.from_tensors(tables).save(here / f"{name}.tv.safetensors")
+    out = call("analyze", "x.tv.safetensors", "y.tv.safetensors", "--sti").stdout
+    assert "over 1 matrix," in out
+    assert "layer.*.w" in out
+    assert "layer.*.u" not in out
 
 
 def test_quiet_prints_nothing(here: Path) -> None:
@@ -155,8 +196,8 @@ def test_names_that_would_be_markup_are_text(here: Path) -> None:
         ((*MODELS, "--set", "norm=nuclear"), "not one of entrywise, induced"),
         ((*MODELS, "--density", "2"), "outside (0, 1]"),
         ((*MODELS, "-o", "base/config.json"), "'base/config.json' exists"),
-        ((*MODELS, "--json", "base/config.json"), "'base/config.json' exists"),
-        ((*MODELS, "-o", "base", "--force"), "'base' exists"),
+        ((*MODELS, "-o", "folder.html", "--force"), "'folder.html' exists"),
+        ((*MODELS, "-o", "report"), "neither a page nor data"),
         ((*MODELS, "-o", "nowhere/r.html"), "no folder 'nowhere'"),
         ((*MODELS, "--layout", "missing.yml"), "missing.yml"),
     ],
@@ -202,7 +243,7 @@ def test_a_heat_map_shows_every_number_and_colors_by_size() -> None:
     svg = _svg.heat_map(["a", "b"], [[None, -0.5], [0.25, 1.0]], title="t", limit=1.0)
     assert [t for t in texts(svg) if t not in "ab"] == ["–", "-0.50", "0.25", "1.00"]
     fills = [node.get("fill") for node in ElementTree.fromstring(svg).iter("rect")]
-    assert fills == ["#eeeeee", "#d88c95", "#c8d9eb", "#2166ac"]  # gray; half way to red; a quarter of blue; blue
+    assert fills == ["#eeeeee", "#d88c95", "#c8d9ea", "#2166ac"]  # gray; half way to red; a quarter of blue; blue
     rising = ElementTree.fromstring(_svg.heat_map(["a", "b"], [[5, 6], [7, 7]], title="t"))
     assert [node.get("fill") for node in rising.iter("rect")] == ["#ffffff", "#90b2d6", "#2166ac", "#2166ac"]
     equal = ElementTree.fromstring(_svg.heat_map(["a", "b"], [[5, 5], [5, 5]], title="t"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from taskvec.checkpoint.durable import writing
+from taskvec.checkpoint.durable import replace_durably, writing
 from taskvec.errors import UnknownName
 
 Table = tuple[dict[str, Any], ...]
@@ -39,6 +40,30 @@ class Analysis:
         """The names of the tables."""
         return list(self.tables)
 
+    def profile(
+        self, table: str, column: str, by: str | Sequence[str] = "depth", *, total: bool = False
+    ) -> dict[Any, float]:
+        """The mean, or the sum (`total`), of a column over the rows that have something in common.
+
+        `by` names one column or several, of the table or of "tensors": `profile("energy", "effective_rank", "kind")`
+        maps each kind of matrix to its mean effective rank, `by=("kind", "depth")` pairs of both. Rows in which one of
+        them is unknown are left out.
+
+        Raises:
+            UnknownName: no such table or column.
+        """
+        places = {row["name"]: row for row in self.tables.get("tensors", ())}
+        keys, found = [by] if isinstance(by, str) else list(by), dict[Any, list[float]]()
+        for row in self[table]:
+            known = {**places.get(row.get("name"), {}), **row}
+            for name in (column, *keys):
+                if name not in known:
+                    raise UnknownName.among(f"the table '{table}' has no column '{name}'.", name, known)
+            at = tuple(known[key] for key in keys)
+            if None not in (known[column], *at):
+                found.setdefault(at[0] if isinstance(by, str) else at, []).append(known[column])
+        return {at: math.fsum(each) / (1 if total else len(each)) for at, each in found.items()}
+
     def to_json(self) -> str:
         """{"tasks": […], "base": …, "settings": {…}, and each table by its name as a list of rows}."""
         about = {"tasks": list(self.tasks), "base": self.base, "settings": dict(self.settings)}
@@ -52,5 +77,5 @@ class Analysis:
         """
         target = Path(path)
         with writing(target):
-            target.write_text(self.to_json() + "\n", "utf-8")
+            replace_durably(target, self.to_json() + "\n")
         return target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
@@ -14,6 +14,7 @@ from taskvec.analyze._deltas import Deltas, Piece
 from taskvec.analyze._names import depth_of, kind_of
 from taskvec.analyze._result import Analysis
 from taskvec.checkpoint.layout import Layout, Place
+from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.delta import BLOCK
 from taskvec.errors import NonFiniteError, ParameterError, SpaceError, UnknownName
@@ -21,7 +22,6 @@ from taskvec.methods._parameters import Parameter, Range
 from taskvec.vector import TaskVector, check_compatible
 
 Vectors = Mapping[str, TaskVector] | Sequence[TaskVector]
-Progress = Callable[[int, int], None]
 _DENSITY = Parameter("density", float, None, Range(0.0, 1.0), (), per_task=False)
 
 
@@ -32,7 +32,7 @@ def analyze(
     *,
     merged: TaskVector | None = None,
     density: float | None = None,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
     **parameters: Any,
 ) -> Analysis:
     """What can be said of task vectors without data: norms, cosines, spectra, overlaps, interference.
@@ -46,7 +46,7 @@ def analyze(
         merged: the merged vector that the alignment ratio looks at; default: the sum.
         density: the fraction of min(m, n) singular triplets of each task that subspaces and interference are taken of;
             default: one part in T.
-        progress: called with (tensors done, tensors in all).
+        progress: called with (name of the step, bytes done, bytes in all).
         **parameters: those of the analyses: `norm`, `whiten` (sti), `residual` (sar).
 
     Returns:
@@ -63,7 +63,7 @@ def analyze(
         density = _DENSITY.check("analyze", density)
     bound = _bound(chosen, parameters)
     total = functools.reduce(operator.add, named.values()) if merged is None else merged
-    _check(named, total)
+    _check(named, total, progress)
     run = _Run(named, total, chosen, bound, density=density)
     run.over(layout if layout is not None else Layout.of(run.specs), progress)
     settings = {
@@ -120,12 +120,12 @@ def _bound(chosen: Sequence[AnalysisMethod], given: Mapping[str, Any]) -> dict[s
     return {method.name: method.bind(given) for method in chosen}
 
 
-def _check(named: Mapping[str, TaskVector], merged: TaskVector) -> None:
+def _check(named: Mapping[str, TaskVector], merged: TaskVector, progress: Progress) -> None:
     first = next(iter(named.values()))
     for other in (*named.values(), merged):
         check_compatible(first, other)
     for vector in named.values():
-        vector.check()
+        vector.check(progress)
 
 
 @final
@@ -150,14 +150,14 @@ class _Run:
             for name, spec in vector.specs.items():
                 self.specs.setdefault(name, spec)
 
-    def over(self, layout: Layout, progress: Progress | None) -> None:
+    def over(self, layout: Layout, progress: Progress) -> None:
         """Every analysis of every tensor, in order."""
-        places = {name: layout[name] for name in self.specs}
-        for done, (name, place) in enumerate(places.items(), 1):
+        places = [(name, layout[name]) for name in self.specs]
+        meter = Meter(progress, "analyzing", sum(place.spec.nbytes for _, place in places))
+        for name, place in places:
             if place.role != "skip":
                 self._tensor(name, place)
-            if progress is not None:
-                progress(done, len(places))
+            meter.reach(name, place.spec.nbytes)
 
     def tables(self) -> dict[str, tuple[dict[str, Any], ...]]:
         """All tables, by name."""

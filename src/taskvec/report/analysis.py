@@ -11,7 +11,6 @@ from taskvec.report._svg import COLORS, heat_map, line_chart
 if TYPE_CHECKING:
     from taskvec.analyze import Analysis
 
-Row = Mapping[str, Any]
 _FOLDED = 30  # rows: longer tables are folded
 
 
@@ -22,7 +21,7 @@ def analysis_html(analysis: Analysis, *, title: str = "Task vectors") -> str:
     order += [name for name in analysis.tables if name not in _TITLES]
     for name in order:
         rows = analysis[name]
-        drawn = [draw(analysis, rows) for draw in _FIGURES.get(name, ()) if rows]
+        drawn = [draw(analysis, name) for draw in _FIGURES.get(name, ()) if rows]
         about = analysis.meanings.get(name, "What was looked at; other tables refer to it by name.")
         parts.append(section(_TITLES.get(name, name), about, *drawn, table(rows, folded=len(rows) > _FOLDED)))
     return page(title, parts)
@@ -52,24 +51,16 @@ _TITLES = {
     "tensors": "Tensors",
 }
 
-Draw = Callable[["Analysis", Sequence[Row]], str]
+Draw = Callable[["Analysis", str], str]
 
 
 def _square(column: str, caption: str, *, total: bool = False, limit: float | None = None) -> Draw:
     """A heat map of a column by pair of tasks, over the tensors its sum (`total`) or mean."""
 
-    def draw(analysis: Analysis, rows: Sequence[Row]) -> str:
-        found: dict[tuple[str, str], list[float]] = {}
-        for row in rows:
-            if row[column] is not None:
-                found.setdefault((row["task"], row["other"]), []).append(row[column])
-
-        def value(a: str, b: str) -> float | None:
-            each = found.get((a, b), found.get((b, a), []))
-            return sum(each) / (1 if total else len(each)) if each else None
-
+    def draw(analysis: Analysis, table: str) -> str:
+        found = analysis.profile(table, column, ("task", "other"), total=total)
         tasks = analysis.tasks
-        values = [[value(a, b) for b in tasks] for a in tasks]
+        values = [[found.get((a, b), found.get((b, a))) for b in tasks] for a in tasks]
         return figure(heat_map(tasks, values, title=caption, limit=limit), caption)
 
     return draw
@@ -78,21 +69,15 @@ def _square(column: str, caption: str, *, total: bool = False, limit: float | No
 def _by_depth(column: str, by: str, caption: str, vertical: str) -> Draw:
     """Lines over the depth of the tensors: the mean of a column, a line for each value of `by`, the largest first."""
 
-    def draw(analysis: Analysis, rows: Sequence[Row]) -> str:
-        places = {row["name"]: row for row in analysis["tensors"]}
-        found: dict[str, dict[int, list[float]]] = {}
-        for row in rows:
-            place = places[row["name"]]
-            if place["depth"] is not None and row[column] is not None:
-                line = str({**place, **row}[by])
-                found.setdefault(line, {}).setdefault(place["depth"], []).append(row[column])
-        lines = {k: [(float(d), sum(v) / len(v)) for d, v in sorted(each.items())] for k, each in found.items()}
+    def draw(analysis: Analysis, table: str) -> str:
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for (line, depth), value in sorted(analysis.profile(table, column, (by, "depth")).items()):
+            lines.setdefault(line, []).append((float(depth), value))
         shown = sorted(lines, key=lambda k: -max(y for _, y in lines[k]))[: 2 * len(COLORS)]
         if not shown:
             return ""
         named = {line: lines[line] for line in lines if line in shown}
-        chart = line_chart(named, title=caption, horizontal="layer", vertical=vertical)
-        return figure(chart, caption)
+        return figure(line_chart(named, title=caption, horizontal="layer", vertical=vertical), caption)
 
     return draw
 
