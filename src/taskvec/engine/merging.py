@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-from taskvec import methods
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.roles import default_role
 from taskvec.checkpoint.source import TensorSpec
@@ -207,12 +207,17 @@ class Merging:
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""
-        if self.method.otherwise is None or self._layout[name].role == "matrix":
-            return self.method
-        return methods.get(self.method.otherwise)
+        other = self.method.elsewhere
+        return self.method if other is None or self._layout[name].role == "matrix" else other
 
     def _bound(self, method: MergeMethod, name: str) -> dict[str, Any]:
-        return (self.bound if method is self.method else method.bind({}, list(self.inputs))).at(name)
+        return (self.bound if method is self.method else self._others).at(name)
+
+    @functools.cached_property
+    def _others(self) -> Bound:
+        """The parameters of the method for tensors that are not matrices: those that it has, too."""
+        other = self.method.elsewhere or self.method
+        return other.bind(self.bound.only(other.parameters), list(self.inputs))
 
     def _state(self, name: str) -> Any:
         return self._states.get(name, self._states.get(None))

@@ -15,6 +15,7 @@ from taskvec.edited import EditedSource
 from taskvec.engine.merge import merge
 from taskvec.errors import FormatError, ParameterError, SchemaError, UnknownName
 from taskvec.methods._method import MergeMethod
+from taskvec.methods._over import composed
 from taskvec.methods._parameters import Bound, PerTensor
 from taskvec.ops.dtypes import DTYPES, DType, dtype_of
 from taskvec.recipes import values
@@ -90,6 +91,10 @@ def _method(recipe: Recipe) -> MergeMethod:
         method = methods.get(recipe.method)
     except UnknownName as error:
         raise recipe.refusal(("method",), error.fact, error.fix) from error
+    try:
+        method = composed(method, recipe.parameters)
+    except (UnknownName, ParameterError) as error:
+        raise recipe.refusal(("parameters", "method"), error.fact, error.fix) from error
     for i, name in enumerate(recipe.transforms):
         fix = "leave transforms out: none is registered."
         raise recipe.refusal(("transforms", i), f"no transform is named '{name}'", fix)

@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from taskvec import methods
 from taskvec.adapters.lora import LoraDelta
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.durable import replace_durably
@@ -129,14 +128,15 @@ def _acting(prepared: Prepared, name: str) -> MergeMethod | None:
     source = prepared.checkpoint.source
     if place.role == "skip" or (isinstance(source, EditedSource) and source.vector.is_zero(name)):
         return None
-    otherwise = prepared.method.otherwise
-    return prepared.method if otherwise is None or place.role == "matrix" else methods.get(otherwise)
+    other = prepared.method.elsewhere
+    return prepared.method if other is None or place.role == "matrix" else other
 
 
 def _parameters(prepared: Prepared, method: MergeMethod | None, name: str) -> dict[str, Any]:
     if method is None:
         return {}
-    return (prepared.bound if method is prepared.method else method.bind({}, prepared.tasks)).at(name)
+    bound = prepared.bound
+    return (bound if method is prepared.method else method.bind(bound.only(method.parameters), prepared.tasks)).at(name)
 
 
 def _work(prepared: Prepared, spec: TensorSpec, method: MergeMethod | None, name: str) -> Acting:

@@ -1,0 +1,76 @@
+"""The matrix that acts on every task's inputs most like that task's delta, which stands in for them (WUDI).
+
+With K_t = δ_tᵀ δ_t / ‖δ_t‖², the loss Σ_t ‖(M - δ_t) δ_tᵀ‖² / ‖δ_t‖² is Σ_t tr (M - δ_t) K_t (M - δ_t)ᵀ: least squares.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+_FIRST, _SECOND, _SMALL = 0.9, 0.999, 1e-8  # Adam's moments and the number that keeps it from dividing by 0
+
+_NOISE = 2.0**-40  # gradients below this share of the largest entry are rounding
+
+
+def _live(stacked: Tensor) -> tuple[Tensor, Tensor]:
+    """The deltas that are not 0, and the same over their Frobenius norms; float64."""
+    exact = stacked.double()
+    norms = torch.linalg.vector_norm(exact.flatten(1), dim=1)
+    live = exact[norms > 0]
+    return live, live / norms[norms > 0, None, None]
+
+
+def least_squares(
+    stacked: Float[Tensor, "task m n"], *, ridge: float = 0.0, tolerance: float = 1e-6
+) -> Float64[Tensor, "m n"]:
+    """(Σ δ_t K_t)(Σ K_t + ε I)⁻¹, with ε = `ridge` times the mean eigenvalue of Σ K_t.
+
+    Without a ridge the pseudo-inverse, over the directions in which Σ K_t has more than `tolerance`² of its largest
+    eigenvalue: the solution with the smallest norm, to which gradient descent from the sum converges, too.
+    """
+    live, unit = _live(stacked)
+    if not live.numel():
+        return torch.zeros(stacked.shape[1:], dtype=torch.float64)
+    tasks, m, n = live.shape
+    rows = unit.reshape(tasks * m, n)
+    wanted = torch.cat([delta @ one.T for delta, one in zip(live, unit, strict=True)], 1)  # M rowsᵀ = wanted
+    if ridge == 0.0:
+        p, d, qh = torch.linalg.svd(rows, full_matrices=False)
+        kept = d > tolerance * d[0]
+        found: Tensor = (wanted @ (p[:, kept] / d[kept])) @ qh[kept]
+        return found
+    epsilon = ridge * tasks / n
+    if tasks * m < n:
+        return _solved(wanted, rows @ rows.T, epsilon) @ rows
+    return _solved(wanted @ rows, rows.T @ rows, epsilon)
+
+
+def _solved(right: Tensor, gram: Tensor, epsilon: float) -> Tensor:
+    """The solution X of X (gram + ε I) = right."""
+    gram.diagonal().add_(epsilon)
+    return torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T
+
+
+def descended(stacked: Float[Tensor, "task m n"], *, steps: int, rate: float) -> Float64[Tensor, "m n"]:
+    """The sum, moved down the loss by `steps` of Adam; a gradient that is rounding is 0, and moves nothing."""
+    live, unit = _live(stacked)
+    merged = live.sum(0)
+    if not live.numel():
+        return merged
+    tasks, m, n = live.shape
+    rows = unit.reshape(tasks * m, n)
+    target = torch.cat([delta @ one.T for delta, one in zip(live, unit, strict=True)], 1) @ rows
+    weights = rows.T @ rows if n <= 2 * tasks * m else None
+    noise = _NOISE * float(live.abs().amax())
+    first, second = torch.zeros_like(merged), torch.zeros_like(merged)
+    for step in range(1, steps + 1):
+        product = merged @ weights if weights is not None else (merged @ rows.T) @ rows
+        gradient = 2.0 * (product - target)
+        gradient[gradient.abs() <= noise] = 0.0
+        first.lerp_(gradient, 1.0 - _FIRST)
+        second.mul_(_SECOND).addcmul_(gradient, gradient, value=1.0 - _SECOND)
+        size = (second / (1.0 - _SECOND**step)).sqrt_().add_(_SMALL)
+        merged.addcdiv_(first, size, value=-rate / (1.0 - _FIRST**step))
+    return merged
