@@ -209,7 +209,11 @@ def inside(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--method", "ties", "math", "--base", "base", "--set", "density=2"], "outside (0, 1]", "in (0, 1]"),
         (["--method", "ties", "math", "--base", "base", "--set", "densty=1"], "no parameter 'densty'", "'density'"),
         (["--method", "ties", "math", "--base", "base", "--set", "density={"], "--set density, line 1", "repair"),
-        (["--method", "ties", "math", "--base", "base", "--transform", "awd"], "no transform is named 'awd'", "leave"),
+        (
+            ["--method", "ties", "math", "--base", "base", "--transform", "awd"],
+            "no transform is named 'awd'",
+            "known: magnitude_prune",
+        ),
         (["--method", "ties", "math", "./math", "--base", "base"], "two inputs are named 'math'", "NAME=SOURCE"),
         (["--method", "ties", "math", "small", "--base", "base"], "F32[5, 8]", "same size"),
         (["nowhere.yml"], "the recipe 'nowhere.yml' cannot be read", "check the path"),

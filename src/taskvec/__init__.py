@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from taskvec import evaluate as evaluate
     from taskvec import methods as methods
     from taskvec import suites as suites
+    from taskvec import transforms as transforms
     from taskvec import tune as tune
     from taskvec.engine.merge import merge as merge
+    from taskvec.engine.transform import transform as transform
     from taskvec.recipes.plan import Plan as Plan
     from taskvec.recipes.recipe import Recipe as Recipe
     from taskvec.store import Store as Store
@@ -36,8 +38,9 @@ _LAZY = {
     "Recipe": "taskvec.recipes.recipe",
     "Store": "taskvec.store",
     "merge": "taskvec.engine.merge",
+    "transform": "taskvec.engine.transform",
 }
-_LAZY_ROOMS = ("evaluate", "methods", "suites", "tune")
+_LAZY_ROOMS = ("evaluate", "methods", "suites", "transforms", "tune")
 
 
 def __getattr__(name: str) -> Any:

@@ -118,17 +118,17 @@ class Merging:
         for first in range(start - start % row, stop, size):
             last = min(first + size, stop + -stop % row)
             low, high = max(first, start), min(last, stop)
-            merged = self._block(name, first, last) if row <= BLOCK else self._held(name, first, last, high == last)
+            merged = self.block(name, first, last) if row <= BLOCK else self._held(name, first, last, high == last)
             total[low - start : high - start] += coefficient * merged[low - first : high - first]
 
     def _row(self, name: str) -> int:
         """How many entries the method must see together: 1, a slice of the first axis, or the whole tensor."""
-        acts_on, spec = self._acts_on(name), self.specs[name]
+        acts_on, spec = self.acts_on(name), self.specs[name]
         if acts_on == "element" or not spec.numel:
             return 1
         return spec.numel // spec.shape[0] if acts_on == "row" and spec.shape else spec.numel
 
-    def _acts_on(self, name: str) -> str:
+    def acts_on(self, name: str) -> str:
         """As `MergeMethod.acts_on`; a vector is one row, so that it must be seen whole."""
         method = self.method_for(name)
         acts_on = method.unit_of(self._bound(method, name))
@@ -139,7 +139,7 @@ class Merging:
         with self._lock:
             held = self._blocks.get((name, first))
         if held is None:
-            held = self._block(name, first, last)
+            held = self.block(name, first, last)
         with self._lock:
             if done:
                 self._blocks.pop((name, first), None)
@@ -185,7 +185,7 @@ class Merging:
             source.add_to(row, coefficient, name, start)
             total += spread[:, task] * row
 
-    def _block(self, name: str, start: int, stop: int) -> Any:
+    def block(self, name: str, start: int, stop: int) -> Any:
         """The merge of entries [start, stop), which are whole rows where the method acts on such; float64 (n,)."""
         method, spec = self.method_for(name), self.specs[name]
         block, base = self.parts(self.stack(name, start, stop))
@@ -195,7 +195,7 @@ class Merging:
             return compiled
         import torch
 
-        acts_on, row = self._acts_on(name), self._row(name)
+        acts_on, row = self.acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
         options |= {key: torch.from_numpy(values).reshape(shape) for key, values in base.items()}
         merged = method(torch.from_numpy(block).reshape(-1, *shape), **options)

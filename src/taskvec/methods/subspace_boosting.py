@@ -15,8 +15,8 @@ from taskvec.ops.spectral import decompose
 
 
 def _over(inner: MergeMethod) -> Mapping[str, Any]:
-    """Its statistics are gathered as for itself, and what is no matrix is merged by it alone."""
-    return {"folds": folds_of(inner), "otherwise": inner}
+    """Its statistics are gathered as for itself, and what is no matrix is merged as without this method."""
+    return {"folds": folds_of(inner), "otherwise": inner.elsewhere or inner}
 
 
 @merge_method(

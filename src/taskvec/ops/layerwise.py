@@ -35,16 +35,27 @@ def least_squares(
         return torch.zeros(stacked.shape[1:], dtype=torch.float64)
     tasks, m, n = live.shape
     rows = unit.reshape(tasks * m, n)
-    wanted = torch.cat([delta @ one.T for delta, one in zip(live, unit, strict=True)], 1)  # M rowsᵀ = wanted
     if ridge == 0.0:
         p, d, qh = torch.linalg.svd(rows, full_matrices=False)
         kept = d > tolerance * d[0]
-        found: Tensor = (wanted @ (p[:, kept] / d[kept])) @ qh[kept]
+        parts = torch.split(p[:, kept] / d[kept], m)
+        sides = zip(live, unit, parts, strict=True)
+        found: Tensor = torch.stack([delta @ (one.T @ part) for delta, one, part in sides]).sum(0) @ qh[kept]
         return found
     epsilon = ridge * tasks / n
     if tasks * m < n:
+        wanted = torch.cat([delta @ one.T for delta, one in zip(live, unit, strict=True)], 1)
         return _solved(wanted, rows @ rows.T, epsilon) @ rows
-    return _solved(wanted @ rows, rows.T @ rows, epsilon)
+    return _solved(_targets(live, unit), rows.T @ rows, epsilon)
+
+
+def _targets(live: Tensor, unit: Tensor) -> Tensor:
+    """Σ δ_t K_t, by way of the smaller of m x m and n x n."""
+    total = torch.zeros_like(live[0])
+    wide = live.shape[1] < live.shape[2]
+    for delta, one in zip(live, unit, strict=True):
+        total += (delta @ one.T) @ one if wide else delta @ (one.T @ one)
+    return total
 
 
 def _solved(right: Tensor, gram: Tensor, epsilon: float) -> Tensor:
@@ -61,7 +72,7 @@ def descended(stacked: Float[Tensor, "task m n"], *, steps: int, rate: float) ->
         return merged
     tasks, m, n = live.shape
     rows = unit.reshape(tasks * m, n)
-    target = torch.cat([delta @ one.T for delta, one in zip(live, unit, strict=True)], 1) @ rows
+    target = _targets(live, unit)
     weights = rows.T @ rows if n <= 2 * tasks * m else None
     noise = _NOISE * float(live.abs().amax())
     first, second = torch.zeros_like(merged), torch.zeros_like(merged)

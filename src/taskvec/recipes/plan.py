@@ -202,6 +202,8 @@ def _unchecked(prepared: Prepared) -> Iterator[str]:
     recorded = [leaf for leaf in _leaves(prepared) if leaf.base is not None and not isinstance(leaf, Difference)]
     if base is not None and recorded and base.fingerprints.known() is None:
         yield "whether the vectors were cut from this base: its fingerprint is not in the cache"
+    if prepared.recipe.transforms:
+        yield "what the transforms take: memory and time are those of the merge"
     yield "NaN and Inf in the inputs: found while reading"
     if any(not s.dtype.moves for s in prepared.checkpoint.specs.values()):
         yield "whether tensors that cannot move are equal in all inputs: found while reading"
