@@ -11,7 +11,7 @@ from taskvec.methods._parameters import NonNegative, Range
 from taskvec.ops.layerwise import descended, least_squares
 
 Solver = Literal["closed", "adam"]
-_DEFAULTS = {"closed": {"ridge": 1e-3}, "adam": {"steps": 300, "rate": 1e-5}}
+_DEFAULTS = {"closed": {"ridge": 0.1}, "adam": {"steps": 300, "rate": 1e-5}}
 
 
 def _check(*, solver: Solver, **given: Any) -> None:
@@ -32,7 +32,7 @@ def wudi(
     deltas: Float[Tensor, "task m n"],
     *,
     solver: Solver = "closed",
-    ridge: NonNegative = 1e-3,
+    ridge: NonNegative = 0.1,
     steps: Annotated[int, Range(0, closed=True)] = 300,
     rate: Annotated[float, Range(0.0)] = 1e-5,
     transpose: bool = False,
@@ -48,8 +48,9 @@ def wudi(
         deltas: one delta a task (outputs, inputs), stacked on axis 0.
         solver: "closed" solves for M; "adam" walks from the sum towards it and stops early, as published. Its rate is
             a distance, so that it is not homogeneous.
-        ridge: ε relative to the mean eigenvalue of Σ K_t, which is T / n: it shrinks M where all tasks together move
-            less than that. 0 gives the exact minimum, by the pseudo-inverse where Σ K_t is singular.
+        ridge: ε relative to the mean eigenvalue of Σ K_t, which is T / n: it shrinks M towards 0 in directions in which
+            all tasks together move little, whose values rest on little. 0 gives the exact minimum, by the
+            pseudo-inverse where Σ K_t is singular; the larger, the smaller M.
         steps: of Adam.
         rate: how far a step of Adam moves an entry at most, in the unit of the weights.
         transpose: for weights that are kept as (inputs, outputs).
