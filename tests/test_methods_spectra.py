@@ -5,6 +5,8 @@ import pytest
 import torch
 
 import taskvec as tv
+from cli_cases import call, refused
+from merge_cases import save_model
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.ops.alignment import common_basis, coordinates
 from taskvec.ops.isotropic import isotropic_subspaces, isotropic_sum, shares
@@ -111,13 +113,16 @@ def test_the_gradient_of_wudi_is_zero_at_the_closed_form(x):
     assert loss_gradient(x.double().mean(0), x).abs().max() > 1e-2 * x.abs().max()
 
 
-def test_the_ridge_of_wudi_shrinks_and_its_absence_is_the_limit():
-    x = normal(3, 30, 10)
-    exact = least_squares(x)
+@pytest.mark.parametrize("x", [normal(3, 30, 10), normal(3, 8, 40), low_rank(3, 12, 20, 2)])
+def test_the_ridge_of_wudi_leads_from_the_minimum_to_the_mean(x):
+    exact, mean = least_squares(x), x.double().mean(0)
     far = [float((least_squares(x, ridge=r) - exact).norm()) for r in (1.0, 1e-1, 1e-3, 1e-9)]
     assert far == sorted(far, reverse=True)
-    assert far[-1] < 1e-7 * exact.norm()
-    assert least_squares(x, ridge=1e9).norm() < 1e-6 * exact.norm()
+    assert far[-1] < 1e-6 * exact.norm()
+    assert close(least_squares(x, ridge=1e9), mean)
+    damped = least_squares(x, ridge=0.3)
+    gradient = loss_gradient(damped, x) + 2 * 0.3 * len(x) / x.shape[2] * (damped - mean)
+    assert gradient.abs().max() < 1e-12 * x.abs().max()
 
 
 def test_the_ridge_of_wudi_has_two_routes_to_one_result():
@@ -129,9 +134,10 @@ def test_the_ridge_of_wudi_has_two_routes_to_one_result():
 
 def test_wudi_of_one_task_is_that_task_whatever_the_solver():
     x = normal(1, 8, 12)
-    assert close(merged("wudi", x, ridge=0.0), x[0])
+    for ridge in (0.0, 0.1, 10.0):
+        assert close(merged("wudi", x, ridge=ridge), x[0])
+        assert close(merged("wudi", x.expand(3, 8, 12), ridge=ridge), x[0])
     assert torch.equal(descended(x, steps=300, rate=1e-5), x[0].double())
-    assert close(merged("wudi", x.expand(3, 8, 12), ridge=0.0), x[0])
 
 
 def test_adam_walks_from_the_sum_towards_the_closed_form():
@@ -325,3 +331,44 @@ def test_a_layout_may_keep_a_matrix_from_them(method, tmp_path):
     plain = tv.merge("task_arithmetic" if method == "subspace_boosting" else "average", vectors)
     assert torch.equal(found["w"], plain["w"])
     assert not torch.allclose(found["v"], plain["v"], atol=1e-3)
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch):
+    for i, name in enumerate(("base", "math", "code")):
+        save_model(tmp_path / name, {"layer.w": normal(12, 20, seed=i), "layer.b": normal(12, seed=i)})
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("outer", ["knots", "subspace_boosting"])
+def test_recipes_and_flags_give_both_methods_their_parameters(outer):
+    parameters = {"method": "dare_ties", "density": {"math": 0.5, "code": 0.25}, "tolerance": 1e-4}
+    recipe = tv.Recipe.of(outer, ["math", "code"], base="base", parameters=parameters, seed=3)
+    by_name = {t.name: t for t in recipe.plan().tensors}
+    assert by_name["layer.w"].method == outer
+    assert by_name["layer.w"].parameters["density"] == {"math": 0.5, "code": 0.25}
+    assert by_name["layer.b"].method == {"knots": "average", "subspace_boosting": "dare_ties"}[outer]
+    recipe.run("by-recipe")
+    settings = ["--set", "method=dare_ties", "--set", "density={math: 0.5, code: 0.25}", "--set", "tolerance=1e-4"]
+    call("merge", "--method", outer, "--base", "base", "math", "code", *settings, "--seed", "3", "-o", "by-flags")
+    base = tv.Checkpoint.open("base")
+    vectors = {n: tv.Checkpoint.open(n) - base for n in ("math", "code")}
+    expected = base + tv.merge(outer, vectors, seed=3, **parameters)
+    for folder in ("by-recipe", "by-flags"):
+        for name in ("layer.w", "layer.b"):
+            assert torch.equal(tv.Checkpoint.open(folder)[name], expected[name])
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize(
+    ("setting", "cause"),
+    [
+        ("method=tis", "no merge method named 'tis'"),
+        ("method=iso_c", "does not act on each entry by itself"),
+        ("method=[{filter: '*', value: ties}, {value: ties}]", "is not a word"),
+        ("densty=0.5", "knots has no parameter 'densty'"),
+    ],
+)
+def test_recipes_refuse_a_method_inside_another_that_does_not_fit(setting, cause):
+    assert cause in refused("plan", "--method", "knots", "--base", "base", "math", "code", "--set", setting)

@@ -23,7 +23,8 @@ def reference(stacks, *, solver, ridge, steps, rate, transpose):
         if solver == "adam":
             m = adam(sum(live), lambda m: 2 * (m @ total - wanted), steps, rate, 2.0**-40 * np.abs(live).max())
         elif ridge:
-            m = np.linalg.solve(total + ridge * len(live) / len(total) * np.eye(len(total)), wanted.T).T
+            eps = ridge * len(live) / len(total)
+            m = np.linalg.solve(total + eps * np.eye(len(total)), (wanted + eps * np.mean(live, 0)).T).T
         else:
             # the least-squares problem itself: its normal equations lose half of the digits
             rows = np.concatenate([d / np.linalg.norm(d) for d in live])

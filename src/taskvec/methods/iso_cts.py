@@ -29,9 +29,9 @@ def iso_cts(
     vectors side by side are replaced by their polar factor U⊥, the right ones by V⊥: the merge is σ̄ U⊥ V⊥ᵀ, with σ̄ the
     mean of the r singular values. n_t = 0 (common = 1, or many tasks and a small matrix): Iso-C.
 
-    Zero inputs give 0, equal ones T times what the sum alone gives in its c directions and what it has beside them,
-    opposed ones 0. Directions whose singular value is at most `tolerance` times the root of Σ ‖δ_t‖² are left out, and
-    those that several tasks share count once. Tensors that are 0-d, empty or vectors are not matrices.
+    Zero and opposed inputs give 0, equal ones c + n_t of their own directions: those that several tasks share count
+    once. Directions whose singular value is at most `tolerance` times the root of Σ ‖δ_t‖² are left out. Tensors that
+    are 0-d, empty or vectors are not matrices.
 
     Args:
         deltas: one delta a task, stacked on axis 0.

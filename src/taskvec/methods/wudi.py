@@ -26,7 +26,7 @@ def _check(*, solver: Solver, **given: Any) -> None:
     acts_on="matrix",
     otherwise="average",
     check=_check,
-    laws={"permutation", "homogeneous", "zero"},
+    laws={"permutation", "homogeneous", "zero", "idempotent"},
 )
 def wudi(
     deltas: Float[Tensor, "task m n"],
@@ -39,24 +39,24 @@ def wudi(
 ) -> Float[Tensor, "m n"]:
     """The matrix M that minimizes Σ_t ‖(M - δ_t) δ_tᵀ‖² / ‖δ_t‖²: the rows of δ_t stand in for the task's inputs.
 
-    With K_t = δ_tᵀ δ_t / ‖δ_t‖²: M = (Σ δ_t K_t)(Σ K_t + ε I)⁻¹. Other tensors get the mean of the deltas.
+    With K_t = δ_tᵀ δ_t / ‖δ_t‖² and δ̄ the mean: M = (Σ δ_t K_t + ε δ̄)(Σ K_t + ε I)⁻¹. Other tensors get the mean.
 
-    One task and equal ones give the input (but for the ridge), opposed ones 0, zero ones 0; a zero delta takes no part.
-    Directions in which no task moves get 0. Tensors that are 0-d, empty or vectors are not matrices.
+    One task and equal ones give the input, opposed ones 0, zero ones 0; a zero delta takes no part. Directions in which
+    no task moves get 0. Tensors that are 0-d, empty or vectors are not matrices.
 
     Args:
         deltas: one delta a task (outputs, inputs), stacked on axis 0.
         solver: "closed" solves for M; "adam" walks from the sum towards it and stops early, as published. Its rate is
             a distance, so that it is not homogeneous.
-        ridge: ε relative to the mean eigenvalue of Σ K_t, which is T / n: it shrinks M towards 0 in directions in which
-            all tasks together move little, whose values rest on little. 0 gives the exact minimum, by the
-            pseudo-inverse where Σ K_t is singular; the larger, the smaller M.
+        ridge: ε relative to the mean eigenvalue of Σ K_t, which is T / n. It moves M from the minimum (0; by the
+            pseudo-inverse where Σ K_t is singular) towards the mean (large), first in directions in which all tasks
+            move little: what the minimum is there rests on little. So do the few steps of "adam".
         steps: of Adam.
         rate: how far a step of Adam moves an entry at most, in the unit of the weights.
         transpose: for weights that are kept as (inputs, outputs).
 
-    Differs from the paper: solved, not descended, unless asked; all matrices take part (the published code moves four
-    kinds of layers of a ViT and leaves every other tensor at the base).
+    Differs from the paper: solved with a ridge instead of a descent that is cut short, unless asked; all matrices take
+    part (the published code moves four kinds of layers of a ViT and leaves every other tensor at the base).
     """
     stacked = deltas.transpose(1, 2) if transpose else deltas
     adam = solver == "adam"

@@ -25,31 +25,43 @@ def _live(stacked: Tensor) -> tuple[Tensor, Tensor]:
 def least_squares(
     stacked: Float[Tensor, "task m n"], *, ridge: float = 0.0, tolerance: float = 1e-6
 ) -> Float64[Tensor, "m n"]:
-    """(Σ δ_t K_t)(Σ K_t + ε I)⁻¹, with ε = `ridge` times the mean eigenvalue of Σ K_t.
+    """(Σ δ_t K_t + ε δ̄)(Σ K_t + ε I)⁻¹, with δ̄ the mean and ε = `ridge` times the mean eigenvalue of Σ K_t.
 
-    Without a ridge the pseudo-inverse, over the directions in which Σ K_t has more than `tolerance`² of its largest
-    eigenvalue: the solution with the smallest norm, to which gradient descent from the sum converges, too.
+    It minimizes the loss plus ε ‖M - δ̄‖². Without a ridge the pseudo-inverse, over the directions in which Σ K_t has
+    more than `tolerance`² of its largest eigenvalue: the solution to which gradient descent from the sum converges.
     """
     live, unit = _live(stacked)
     if not live.numel():
         return torch.zeros(stacked.shape[1:], dtype=torch.float64)
+    mean = live.mean(0)
+    rest = live.sub_(mean)
+    return mean + (_ridged(rest, unit, ridge) if ridge > 0.0 else _exact(rest, unit, tolerance))
+
+
+def _ridged(live: Tensor, unit: Tensor, ridge: float) -> Tensor:
+    """(Σ δ_t K_t)(Σ K_t + ε I)⁻¹, by way of the smaller Gram matrix of the K_t's factors."""
+    tasks, m, n = live.shape
+    rows, epsilon = unit.reshape(tasks * m, n), ridge * tasks / n
+    if tasks * m < n:
+        return _solved(torch.cat(list(live @ unit.mT), 1), rows @ rows.T, epsilon) @ rows
+    return _solved(_targets(live, unit), rows.T @ rows, epsilon)
+
+
+def _exact(live: Tensor, unit: Tensor, tolerance: float) -> Tensor:
+    """(Σ δ_t K_t)(Σ K_t)⁺: by the Gram matrix where its condition leaves it 8 digits, else by singular values."""
     tasks, m, n = live.shape
     rows = unit.reshape(tasks * m, n)
-    if ridge == 0.0:
-        direct = _regular(_targets(live, unit), rows.T @ rows) if tasks * m >= n else None
-        if direct is not None:
-            return direct
-        p, d, qh = torch.linalg.svd(rows, full_matrices=False)
-        kept = d > tolerance * d[0]
-        parts = torch.split(p[:, kept] / d[kept], m)
-        sides = zip(live, unit, parts, strict=True)
-        found: Tensor = torch.stack([delta @ (one.T @ part) for delta, one, part in sides]).sum(0) @ qh[kept]
-        return found
-    epsilon = ridge * tasks / n
-    if tasks * m < n:
-        wanted = torch.cat([delta @ one.T for delta, one in zip(live, unit, strict=True)], 1)
-        return _solved(wanted, rows @ rows.T, epsilon) @ rows
-    return _solved(_targets(live, unit), rows.T @ rows, epsilon)
+    if tasks * m >= n:
+        gram = rows.T @ rows
+        floor = 1e-8 * torch.linalg.matrix_norm(gram)
+        if not int(torch.linalg.cholesky_ex(gram - floor * torch.eye(n, dtype=torch.float64)).info):
+            return _solved(_targets(live, unit), gram, 0.0)
+    p, d, qh = torch.linalg.svd(rows, full_matrices=False)
+    kept = d > tolerance * d[0]
+    parts = torch.split(p[:, kept] / d[kept], m)
+    sides = zip(live, unit, parts, strict=True)
+    found: Tensor = torch.stack([delta @ (one.T @ part) for delta, one, part in sides]).sum(0) @ qh[kept]
+    return found
 
 
 def _targets(live: Tensor, unit: Tensor) -> Tensor:
@@ -59,15 +71,6 @@ def _targets(live: Tensor, unit: Tensor) -> Tensor:
     for delta, one in zip(live, unit, strict=True):
         total += (delta @ one.T) @ one if wide else delta @ (one.T @ one)
     return total
-
-
-def _regular(right: Tensor, gram: Tensor) -> Tensor | None:
-    """The solution X of X gram = right, where the condition of gram leaves it 8 digits; else None."""
-    floor = 1e-8 * torch.linalg.matrix_norm(gram)
-    shifted = gram - floor * torch.eye(len(gram), dtype=torch.float64)
-    if int(torch.linalg.cholesky_ex(shifted).info):
-        return None
-    return _solved(right, gram, 0.0)
 
 
 def _solved(right: Tensor, gram: Tensor, epsilon: float) -> Tensor:
