@@ -6,6 +6,7 @@ import torch
 
 import taskvec as tv
 from cli_cases import call, refused
+from elsewhere import Elsewhere
 from merge_cases import save_model
 from taskvec.errors import ParameterError, SchemaError, SpaceError, UnknownName
 from taskvec.methods._parameters import PerTensor
@@ -180,6 +181,21 @@ def test_matrices_are_held_until_every_task_was_read_and_not_longer():
     assert list(rows._held) == ["w7", "w8"], "one a worker, and one more"
     found["b"]["w7"], found["b"]["w8"]
     assert not rows._held
+
+
+@pytest.mark.parametrize("name", tv.transforms.names())
+def test_a_transform_runs_on_the_device_that_is_asked_for(name):
+    given = vectors({"w": normal(3, 12, 20), "b": normal(3, 7)})
+    expected = arrays(tv.transform(name, given))
+    assert_close(arrays(tv.transform(name, given, device="cpu:0")), expected)
+    with pytest.raises(ParameterError, match="the device 'cuda:99' cannot be used here"):
+        tv.transform(name, given, device="cuda:99")
+    found = tv.transform(name, given)
+    for vector in found.values():
+        leaf = vector.single()
+        leaf._merged.merging.fold()
+        leaf._merged.merging._device = Elsewhere()
+    assert_close(arrays(found), expected)
 
 
 def test_transforms_chain_and_merge():

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, final
 
 from taskvec import transforms
 from taskvec.checkpoint.layout import Layout
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.delta import BLOCK, AbstractDelta
+from taskvec.engine.device import CPU
 from taskvec.engine.merge import Merged, Vectors, named_inputs
 from taskvec.errors import SpaceError
 from taskvec.methods._parameters import Bound, PerTensor
@@ -27,6 +29,7 @@ def transform(
     *,
     layout: Layout | None = None,
     threads: int | None = None,
+    device: str = CPU,
     **parameters: Any,
 ) -> dict[str, TaskVector]:
     """The task vectors that a transform makes of these, by name; lazy.
@@ -36,6 +39,7 @@ def transform(
         vectors: a mapping name → vector, or a sequence (names "0", "1", …). Their order is part of the input.
         layout: the role of each tensor, for transforms of matrices; default: decided from shapes.
         threads: workers of the folds; default: one a processor.
+        device: where the transform runs, as in `merge`.
         **parameters: those of the transform.
 
     A transform of matrices computes those of all tasks when one is read, and keeps them until all were: read the
@@ -59,7 +63,7 @@ def transform(
         groups = [(named, bound)]
     found: dict[str, TaskVector] = {}
     for members, parameters_of_group in groups:
-        merged = Merged(chosen.method, members, parameters_of_group, layout=layout, threads=threads)
+        merged = Merged(chosen.method, members, parameters_of_group, layout=layout, threads=threads, device=device)
         rows = _Rows(merged, keep=(threads or os.cpu_count() or 1) + 1)
         found |= {task: TaskVector(((1.0, Transformed(rows, task, i)),)) for i, task in enumerate(members)}
     return found
@@ -137,9 +141,9 @@ class Transformed(AbstractDelta):
         """See the base class."""
         return self._merged.blame(name, start, stop)
 
-    def check(self) -> None:
+    def check(self, progress: Progress = unseen) -> None:
         """See the base class."""
-        self._merged.check()
+        self._merged.check(progress)
 
     def hash_inputs(self, name: str) -> None:
         """See the base class."""

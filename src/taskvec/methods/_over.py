@@ -68,7 +68,7 @@ def folds_of(method: MergeMethod) -> Callable[..., tuple[Fold, ...]]:
 
 def folded(method: MergeMethod, stacked: Tensor, *, at: Place, given: Mapping[str, Any]) -> Any:
     """The state of the method's folds over this one stack (task, *shape), whatever their scope; None without folds."""
-    block, state = stacked.reshape(len(stacked), -1).numpy(), None
+    block, state = stacked.reshape(len(stacked), -1).cpu().numpy(), None
     for fold in folds_of(method)(**given):
         total = fold.step(block, at=at, state=state, **given)
         state = fold.finish(total, state, block.shape[1], **given)
@@ -78,7 +78,7 @@ def folded(method: MergeMethod, stacked: Tensor, *, at: Place, given: Mapping[st
 def run(method: MergeMethod, stacked: Tensor, *, at: Place, state: Any, given: Mapping[str, Any]) -> Tensor:
     """The merge of a float32 stack (task, *shape) by the method, with its own parameters among `given`; float64."""
     options = {"state": state, "at": at, **_own(method, given)}
-    if method.kernel is not None:
+    if method.kernel is not None and stacked.is_cpu:
         merged = method.kernel(stacked.reshape(len(stacked), -1).numpy(), **options)
         if merged is not None:
             return torch.from_numpy(merged).reshape(stacked.shape[1:])

@@ -12,6 +12,7 @@ from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.save import parse_size
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.edited import EditedSource
+from taskvec.engine.device import CPU, device_of
 from taskvec.engine.merge import merge
 from taskvec.engine.transform import transform
 from taskvec.errors import FormatError, ParameterError, SchemaError, UnknownName
@@ -66,6 +67,7 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
     """
     method = _method(recipe)
     dtype = _check_output(recipe)
+    _check_device(recipe)
     sources = Sources.open(recipe.folder, recipe.base, recipe.store)
     points = method.space == "point" or (method.space == "either" and recipe.base is None)
     _check_base(recipe, method, points=points)
@@ -76,17 +78,17 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
     layout = _layout(recipe, donor)
     given = _parameters(recipe, method, [n for n, s in donor.specs.items() if s.dtype.moves])
     bound = _bound(recipe, method, given)
-    options = {"layout": layout, "threads": threads, **given}
+    options: Any = {"layout": layout, "threads": threads, "device": recipe.device or CPU}
     scale = {"scale": recipe.scale} if "scale" not in given else {}
     if points:
-        result = merge(method, inputs, base=None if method.base == "none" else sources.base, **options)
+        result = merge(method, inputs, base=None if method.base == "none" else sources.base, **options, **given)
     else:
         base = cast("Checkpoint", sources.base)
         _check_bases(base, inputs)
         vectors = inputs
         for name, values_of_step in recipe.steps:
-            vectors = transform(name, vectors, layout=layout, threads=threads, **values_of_step)
-        result = base + merge(method, vectors, **scale, **options)
+            vectors = transform(name, vectors, **options, **values_of_step)
+        result = base + merge(method, vectors, **scale, **options, **given)
     return Prepared(recipe, method, sources.base, inputs, layout, bound, dtype, result)
 
 
@@ -135,12 +137,21 @@ def _check_output(recipe: Recipe) -> DType | None:
     return dtype
 
 
+def _check_device(recipe: Recipe) -> None:
+    try:
+        device_of(recipe.device or CPU)
+    except ParameterError as error:
+        raise recipe.refusal(("device",), error.fact, error.fix) from error
+
+
 def _check_base(recipe: Recipe, method: MergeMethod, *, points: bool) -> None:
     if recipe.base is None and not points:
-        fix = "give the base: the model that the inputs were tuned from."
-        raise recipe.refusal((), f"{method.name} merges task vectors, and the recipe has no base", fix)
+        fix = "give the base (base:, or --base): the model that the inputs were tuned from."
+        raise recipe.refusal((), f"{method.name} merges task vectors, and there is no base", fix)
     if recipe.base is None and method.base == "required" and method.space == "point":
-        raise recipe.refusal((), f"{method.name} needs the base, and the recipe has none", "give the base.")
+        raise recipe.refusal(
+            (), f"{method.name} needs the base, and there is none", "give the base (base:, or --base)."
+        )
 
 
 def _check_base_is_used(recipe: Recipe, method: MergeMethod, base: Checkpoint, points: Mapping[str, Any]) -> None:
