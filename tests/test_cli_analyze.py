@@ -15,7 +15,7 @@ import torch
 
 import taskvec as tv
 from cli_cases import adapter, call, folder, process, refused, tensors
-from taskvec.report import _svg, analysis_html
+from taskvec.report import _axes, _chart, _heat, _shapes, analysis_page
 
 
 def model(seed: int) -> dict[str, torch.Tensor]:
@@ -270,18 +270,18 @@ def test_a_line_chart_places_points_to_scale() -> None:
     ("value", "text"), [(0.0, "0"), (1234.5, "1,234"), (0.012345, "0.0123"), (-2.5, "-2.50"), (1e-9, "1.00e-09")]
 )
 def test_numbers_have_three_digits(value: float, text: str) -> None:
-    assert _svg.number(value) == text
+    assert _shapes.number(value) == text
 
 
 def test_no_number_is_too_wide_for_its_cell() -> None:
     for value in (0.0, -0.00264, 9.99, 99_999.0, -12_345.0, 1e-30, -1e-30, 3e12):
-        assert len(_svg._brief(value)) <= 6
+        assert len(_heat.brief(value)) <= 6
 
 
 @pytest.mark.parametrize("tables", [{"w": torch.zeros(3, 3)}, {"b": torch.ones(2)}, {"w": torch.ones(3, 3)}])
 def test_a_page_of_next_to_nothing(tables: Mapping[str, torch.Tensor]) -> None:
     for vectors in ([tables], [tables, tables]):
         found: Any = tv.analyze([tv.TaskVector.from_tensors(t) for t in vectors])
-        page = Page(analysis_html(found, title="a < b"))
+        page = Page(analysis_page(found, title="a < b"))
         assert page.headings[0] == "a < b"
         assert len(page.headings) == 1 + len(found.names())

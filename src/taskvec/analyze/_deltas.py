@@ -60,6 +60,11 @@ class Deltas:
         rows, columns = self._piece or (slice(None), slice(None))
         return len(range(m)[rows]), len(range(n)[columns])
 
+    @property
+    def rank(self) -> int:
+        """How many triplets of each task are looked at, where it has so many."""
+        return self.rank_at(self._density)
+
     def rank_at(self, density: float | None) -> int:
         """How many triplets that fraction of min(m, n) is; None: one part in T; at least 1."""
         r = min(self.shape)
@@ -80,14 +85,14 @@ class Deltas:
     def triplets(self, task: str) -> Triplets:
         """The largest singular triplets of δ_t; fewer, where its rank is smaller."""
         if task not in self._triplets:
-            self._triplets[task] = _compact(triplets_of(self.matrix(task), self.rank_at(self._density)))
+            self._triplets[task] = _compact(triplets_of(self.matrix(task), self.rank))
         return self._triplets[task]
 
     def spectrum(self, task: str) -> Tensor:
         """All singular values of δ_t that are not 0, in descending order, float64."""
         if task not in self._spectra:
             whole = triplets_of(self.matrix(task))
-            self._triplets[task] = _compact(whole.top(self.rank_at(self._density)))
+            self._triplets[task] = _compact(whole.top(self.rank))
             self._spectra[task] = whole.s.double()
         return self._spectra[task]
 
