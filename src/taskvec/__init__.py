@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from taskvec import suites as suites
     from taskvec import tune as tune
     from taskvec.engine.merge import merge as merge
+    from taskvec.gramian import Gram as Gram
+    from taskvec.gramian import gram as gram
     from taskvec.recipes.plan import Plan as Plan
     from taskvec.recipes.recipe import Recipe as Recipe
     from taskvec.store import Store as Store
@@ -33,9 +35,11 @@ __version__ = "0.1.0.dev0"
 
 # Public names whose modules import torch or transformers, or are not needed by everyone: loaded at first use.
 _LAZY = {
+    "Gram": "taskvec.gramian",
     "Plan": "taskvec.recipes.plan",
     "Recipe": "taskvec.recipes.recipe",
     "Store": "taskvec.store",
+    "gram": "taskvec.gramian",
     "linearize": "taskvec.suites.linearize",
     "merge": "taskvec.engine.merge",
 }
