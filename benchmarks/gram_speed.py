@@ -1,10 +1,10 @@
 """The Gram matrix of 8 fine-tunes against the released way: CPU seconds, peak anonymous memory, error.
 
-Reference: as the code beside arXiv 2502.01015 does it, state dicts in memory, differences, chunks (2,000,000, task) in
-float32, `G += X.T @ X`. Its seconds are counted without loading (`product`: assembling the chunks and the matmul;
-`matmul`: the matmul alone) and as a whole process (`process`). Ours is a whole process, files mapped, base subtracted on
-the fly; `compute` is the same without the start of the interpreter and its imports. Alternating runs, everything in the
-page cache; the error is against all-float64 sums.
+Reference: as the code beside arXiv 2502.01015 does it, state dicts in memory, differences, chunks (2,000,000, task)
+in float32, `G += X.T @ X`. Its seconds are counted without loading (`product`: assembling the chunks and the matmul;
+`matmul`: the matmul alone) and as a whole process (`process`). Ours is a whole process, files mapped, base subtracted
+on the fly; `compute` is the same without the start of the interpreter and its imports. Alternating runs, everything in
+the page cache; the error is against all-float64 sums.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ json.dump({"gram": gram.tolist(), "product": time.process_time() - started, "mat
 OURS = """
 import json, sys, time
 import taskvec as tv
-from taskvec.gramian import Gram
 folder, out, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
 started = time.process_time()
 base = tv.Checkpoint.open(f"{folder}/base.safetensors")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 import taskvec as tv
@@ -55,13 +56,12 @@ def stacked(vectors: dict[str, tv.TaskVector]) -> torch.Tensor:
     """The vectors as columns (entries, task), float64; what a vector does not move is 0."""
     names = sorted({n for v in vectors.values() for n in v.specs})
     sizes = {n: s.numel for v in vectors.values() for n, s in v.specs.items()}
-    columns = [
-        torch.cat(
-            [torch.from_numpy(v.values(n, 0, sizes[n])) if n in v.specs else torch.zeros(sizes[n]) for n in names]
-        )
-        for v in vectors.values()
-    ]
-    return torch.stack(columns, 1).double()
+
+    def column(vector: tv.TaskVector) -> torch.Tensor:
+        parts = (vector.values(n, 0, sizes[n]) if n in vector.specs else np.zeros(sizes[n]) for n in names)
+        return torch.from_numpy(np.concatenate(list(parts)))
+
+    return torch.stack([column(v) for v in vectors.values()], 1)
 
 
 # --- Gram matrices whose answer is known, or that a solver finds hard -----------------------------------------------

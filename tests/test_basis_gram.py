@@ -207,7 +207,7 @@ def test_what_is_not_finite_is_named(value, where):
         bad = base_tensors()
         bad["w"][3, 3] = value
         vectors["broken"] = tv.Checkpoint.from_tensors(bad) - tv.Checkpoint.from_tensors(base_tensors())
-        match = "tensor 'w' has NaN or Inf in 'broken' .the tuned model"
+        match = "tensor 'w' has NaN or Inf in 'broken' \\(the tuned model"
     else:
         from taskvec.adapters.lora import LoraDelta, Pair, Part
         from taskvec.checkpoint.source import MemorySource, TensorSpec
@@ -230,7 +230,7 @@ def test_two_bases_are_told_apart_by_their_bytes():
     other = base_tensors()
     other["b"][0] += 1.0
     vectors = {"a": tuned_vectors(1)["task0"], "b": tuned_vectors(1, base=tv.Checkpoint.from_tensors(other))["task0"]}
-    with pytest.raises(errors.SchemaError, match="different bases .tensor 'b'"):
+    with pytest.raises(errors.SchemaError, match=r"different bases \(tensor 'b'"):
         tv.gram(vectors)
     assert tv.gram([v.rebased() for v in vectors.values()]).shape == (2, 2)
     twin = tuned_vectors(1, base=tv.Checkpoint.from_tensors(base_tensors()))["task0"]

@@ -22,7 +22,7 @@ from torch import Tensor
 from taskvec.checkpoint.durable import write_durably
 from taskvec.checkpoint.save import worker_count
 from taskvec.delta import BLOCK, Factors
-from taskvec.errors import NonFiniteError, ParameterError, SchemaError, SpaceError, UnknownName
+from taskvec.errors import NonFiniteError, ParameterError, SpaceError, UnknownName
 from taskvec.ops.gram import factored_products, products
 from taskvec.ops.scratch import scratch
 from taskvec.vector import TaskVector, check_compatible, check_same_base
@@ -70,21 +70,26 @@ class Gram:
         Raises:
             ParameterError: the name is taken. UnknownName: `vectors` lacks one that is in. Others: see `gram`.
         """
-        if name in self.names:
-            raise ParameterError(f"the Gram matrix has a vector named '{name}' already.", "choose another name.")
+        return self.joined({name: vector}, vectors, threads=threads)
+
+    def joined(self, new: Mapping[str, TaskVector], vectors: Vectors, *, threads: int | None = None) -> Gram:
+        """With several more vectors, in one pass; see `extended`."""
+        for name in new:
+            if name in self.names:
+                raise ParameterError(f"the Gram matrix has a vector named '{name}' already.", "choose another name.")
         before = named_vectors(vectors)
         for known in self.names:
             if known not in before:
                 raise UnknownName.among(f"no vector named '{known}' was given.", known, before)
-        named = {**{n: before[n] for n in self.names}, name: vector}
-        shares = dict(_shares(named_vectors(named), len(self.names), worker_count(threads)))
-        row = _total(shares, 1, len(named))
-        both = None if self.per_tensor is None else self._bordered_shares(shares)
-        return Gram((*self.names, name), _bordered(self.matrix, row), both)
+        named = named_vectors({**{n: before[n] for n in self.names}, **new})
+        shares = dict(_shares(named, len(self.names), worker_count(threads)))
+        rows = _total(shares, len(new), len(named))
+        both = None if self.per_tensor is None else self._bordered_shares(shares, len(new))
+        return Gram(tuple(named), _bordered(self.matrix, rows), both)
 
-    def _bordered_shares(self, shares: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _bordered_shares(self, shares: Mapping[str, Tensor], new: int) -> dict[str, Tensor]:
         t, old = len(self.names), self.per_tensor or {}
-        zeros, empty = torch.zeros(t, t, dtype=torch.float64), torch.zeros(1, t + 1, dtype=torch.float64)
+        zeros, empty = torch.zeros(t, t, dtype=torch.float64), torch.zeros(new, t + new, dtype=torch.float64)
         return {n: _bordered(old.get(n, zeros), shares.get(n, empty)) for n in sorted({*old, *shares})}
 
     def to_json(self) -> str:
@@ -117,9 +122,9 @@ def named_vectors(vectors: Vectors) -> dict[str, TaskVector]:
     return named
 
 
-def _bordered(matrix: Tensor, row: Tensor) -> Tensor:
-    upper = torch.cat([matrix, row[:, :-1].T], 1)
-    return torch.cat([upper, row])
+def _bordered(matrix: Tensor, rows: Tensor) -> Tensor:
+    upper = torch.cat([matrix, rows[:, : len(matrix)].T], 1)
+    return torch.cat([upper, rows])
 
 
 def _total(shares: Mapping[str, Tensor], rows: int, columns: int) -> Tensor:
@@ -247,25 +252,4 @@ class _Tensor:
         raise NonFiniteError(
             f"tensor '{self.name}' has NaN or Inf in '{self._names[i]}' ({where}).",
             "repair the checkpoint it comes from.",
-        )
-
-
-def check_matrix(matrix: Tensor, names: Sequence[str]) -> None:
-    """Refuse what no vectors can have as their inner products.
-
-    Raises:
-        SchemaError: not (task, task), not float64, not finite, not symmetric, or an eigenvalue that is negative beyond
-            rounding (1e-9 of the largest).
-    """
-    t = len(names)
-    if matrix.shape != (t, t) or matrix.dtype != torch.float64:
-        raise SchemaError(f"a Gram matrix of {t} vectors is float64 [{t}, {t}], not {matrix.dtype} {[*matrix.shape]}.")
-    if not torch.isfinite(matrix).all() or not torch.allclose(matrix, matrix.T, rtol=1e-9, atol=0.0):
-        raise SchemaError("the Gram matrix is not finite and symmetric.", "compute it with tv.gram(vectors).")
-    values = torch.linalg.eigvalsh(matrix)
-    if float(values[0]) < -1e-9 * max(float(values[-1]), 0.0) or float(values[-1]) < 0.0:
-        raise SchemaError(
-            f"the Gram matrix has the eigenvalue {float(values[0]):.6g} beside {float(values[-1]):.6g}: no vectors "
-            "have these inner products.",
-            "compute it with tv.gram(vectors).",
         )
