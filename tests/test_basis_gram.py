@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 import taskvec as tv
 from basis_cases import adapters, base_tensors, flat, plain, stacked, tuned_vectors
 from taskvec import errors
-from taskvec.gramian import Gram, check_matrix
+from taskvec.gramian import Gram
 from taskvec.ops.gram import factored_products, products
 from vector_cases import normal, same_bits
 
@@ -246,20 +246,3 @@ def test_other_models_nothing_and_other_things():
         tv.gram([tv.Checkpoint.from_tensors(base_tensors())])
     with pytest.raises(errors.ParameterError, match="threads=0"):
         tv.gram(tuned_vectors(1), threads=0)
-
-
-def test_matrices_that_no_vectors_have():
-    good = tv.gram(tuned_vectors(3))
-    check_matrix(good, "abc")
-    check_matrix(torch.zeros(2, 2, dtype=torch.float64), "ab")
-    check_matrix(torch.ones(2, 2, dtype=torch.float64), "ab")
-    with pytest.raises(errors.SchemaError, match="eigenvalue -1 beside 3"):
-        check_matrix(torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64), "ab")
-    with pytest.raises(errors.SchemaError, match="eigenvalue"):
-        check_matrix(-torch.eye(2, dtype=torch.float64), "ab")
-    with pytest.raises(errors.SchemaError, match="symmetric"):
-        check_matrix(torch.tensor([[1.0, 0.5], [0.2, 1.0]], dtype=torch.float64), "ab")
-    with pytest.raises(errors.SchemaError, match="symmetric"):
-        check_matrix(torch.full((2, 2), float("nan"), dtype=torch.float64), "ab")
-    with pytest.raises(errors.SchemaError, match="float64"):
-        check_matrix(good, "ab")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from taskvec import suites as suites
     from taskvec import tune as tune
     from taskvec.engine.merge import merge as merge
+    from taskvec.evaluate.disentanglement import disentanglement as disentanglement
     from taskvec.gramian import Gram as Gram
     from taskvec.gramian import gram as gram
     from taskvec.recipes.plan import Plan as Plan
@@ -39,6 +40,7 @@ _LAZY = {
     "Plan": "taskvec.recipes.plan",
     "Recipe": "taskvec.recipes.recipe",
     "Store": "taskvec.store",
+    "disentanglement": "taskvec.evaluate",
     "gram": "taskvec.gramian",
     "linearize": "taskvec.suites.linearize",
     "merge": "taskvec.engine.merge",

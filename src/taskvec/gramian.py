@@ -20,7 +20,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from taskvec.checkpoint.durable import write_durably
-from taskvec.checkpoint.save import worker_count
+from taskvec.checkpoint.output import worker_count
 from taskvec.delta import BLOCK, Factors
 from taskvec.errors import NonFiniteError, ParameterError, SpaceError, UnknownName
 from taskvec.ops.gram import factored_products, products

@@ -1,1 +1,0 @@
-"""The solvers, one a file, registered under their own names."""
