@@ -19,10 +19,12 @@ from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVect
 from taskvec.vector import TaskVector as TaskVector
 
 if TYPE_CHECKING:
+    from taskvec import basis as basis
     from taskvec import evaluate as evaluate
     from taskvec import methods as methods
     from taskvec import suites as suites
     from taskvec import tune as tune
+    from taskvec.basis.certificates import certificate as certificate
     from taskvec.engine.merge import merge as merge
     from taskvec.evaluate.disentanglement import disentanglement as disentanglement
     from taskvec.gramian import Gram as Gram
@@ -40,12 +42,13 @@ _LAZY = {
     "Plan": "taskvec.recipes.plan",
     "Recipe": "taskvec.recipes.recipe",
     "Store": "taskvec.store",
+    "certificate": "taskvec.basis",
     "disentanglement": "taskvec.evaluate",
     "gram": "taskvec.gramian",
     "linearize": "taskvec.suites.linearize",
     "merge": "taskvec.engine.merge",
 }
-_LAZY_ROOMS = ("evaluate", "methods", "suites", "tune")
+_LAZY_ROOMS = ("basis", "evaluate", "methods", "suites", "tune")
 
 
 def __getattr__(name: str) -> Any:
