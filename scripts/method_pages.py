@@ -32,7 +32,7 @@ def page(d: dict[str, Any]) -> str:
         ("base", d["base"]),
         ("inputs", inputs(d)),
         ("acts on", "each entry by itself, as a linear combination" if d["linear"] else d["acts_on"]),
-        ("for tensors that are not matrices", d["otherwise"] and f"[{d['otherwise']}]({d['otherwise']}.md)"),
+        ("other tensors, and matrices with fewer rows or columns than tasks", d["otherwise"] and f"[{d['otherwise']}]({d['otherwise']}.md)"),
         ("folds", f"{d['folds']}"),
         ("cost", d["cost"]),
     ]
