@@ -19,8 +19,10 @@ from taskvec.codecs import _open as _codec_files  # noqa: F401  # fills TaskVect
 from taskvec.vector import TaskVector as TaskVector
 
 if TYPE_CHECKING:
+    from taskvec import analyze as analyze
     from taskvec import evaluate as evaluate
     from taskvec import methods as methods
+    from taskvec import report as report
     from taskvec import suites as suites
     from taskvec import transforms as transforms
     from taskvec import tune as tune
@@ -44,7 +46,7 @@ _LAZY = {
     "merge": "taskvec.engine.merge",
     "transform": "taskvec.engine.transform",
 }
-_LAZY_ROOMS = ("evaluate", "methods", "suites", "transforms", "tune")
+_LAZY_ROOMS = ("analyze", "evaluate", "methods", "report", "suites", "transforms", "tune")
 
 
 def __getattr__(name: str) -> Any:
