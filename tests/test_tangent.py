@@ -1,20 +1,20 @@
 """The tangent space: the linearized model, its gradient, the regimes, and the disentanglement error."""
 
-import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import taskvec as tv
+from plain_models import counts, seeded
 from taskvec.errors import FormatError, NonFiniteError, ParameterError, SchemaError, UnknownName
 from taskvec.evaluate import Prepared, Scores, affine, disentanglement, prepare, resident, score
-from taskvec.suites import LinearizedEncoder, Suite, TextEncoder, class_name_head, heads_of
+from taskvec.suites import LinearizedEncoder, ModuleEncoder, Suite, TextEncoder, class_name_head, heads_of
 from taskvec.suites.linearize import along, first_order, linearize, weights_of
 from taskvec.tune import Settings, regime_names, tune
 from taskvec.tune.adapters import _products, _start
@@ -213,34 +213,14 @@ def test_the_product_is_an_ordinary_model_at_base_plus_vector(
     assert tv.Checkpoint.open(tmp_path / "same").fingerprint() == saved.fingerprint()
 
 
-@dataclass(frozen=True)
-class LinearEncoder:
-    """Features that are linear in the weights: a matrix on counts of letters."""
-
-    module: nn.Module
-
-    def batch(self, inputs: Sequence[str]) -> dict[str, Tensor]:
-        rows = [[float(text.count(chr(97 + i))) for i in range(26)] for text in inputs]
-        return {"input": torch.tensor(rows, dtype=torch.float64)}
-
-    def features(self, batch: Any, *, params: Any = None) -> Tensor:
-        own = dict(self.module.named_parameters()) if params is None else dict(params)
-        result: Tensor = torch.func.functional_call(self.module, own, (batch["input"],))
-        return result
-
-    def duplicate(self) -> Self:
-        return replace(self, module=copy.deepcopy(self.module))
-
-    def encode(self, inputs: Sequence[str]) -> Tensor:
-        return nn.functional.normalize(self.features(self.batch(inputs)).detach(), dim=-1).float()
-
-    def save(self, folder: str | Path) -> Path:
-        raise NotImplementedError
+def linear_encoder() -> ModuleEncoder:
+    """Features that are linear in the weights: a matrix on counts of letters. Class phrases are texts, too."""
+    encoder = ModuleEncoder(module=seeded(nn.Linear(8, 8)), read=counts())
+    return replace(encoder, phrases=encoder.encode)
 
 
 def test_on_a_linear_model_tangent_and_ordinary_tuning_are_the_same(suite: Suite) -> None:
-    torch.manual_seed(0)
-    model = LinearEncoder(nn.Linear(26, 8).double().eval())
+    model = linear_encoder()
     settings = replace(QUICK, steps=12, weight_decay=0.0, autocast=False)
     found = [tune(model, suite.tasks[0], regime=r, settings=settings) for r in ("standard", "tangent")]
     assert found[0].losses == pytest.approx(found[1].losses, rel=1e-6)
@@ -258,7 +238,7 @@ def test_attention_only_moves_the_matrices_of_attention(encoder: TextEncoder, su
 
 def test_attention_only_needs_attention(suite: Suite) -> None:
     with pytest.raises(ParameterError, match="no module of Linear has 'Attention'"):
-        tune(LinearEncoder(nn.Linear(26, 8).double()), suite.tasks[0], regime="attention_only", settings=QUICK)
+        tune(linear_encoder(), suite.tasks[0], regime="attention_only", settings=QUICK)
 
 
 @pytest.mark.parametrize("regime", ["lora", "l_lora"])

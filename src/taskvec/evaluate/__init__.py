@@ -11,8 +11,17 @@ from taskvec.evaluate.compression import compression as compression
 from taskvec.evaluate.compression import own_scores as own_scores
 from taskvec.evaluate.disentanglement import Disentanglement as Disentanglement
 from taskvec.evaluate.disentanglement import disentanglement as disentanglement
+from taskvec.evaluate.kernel_regression import Regression as Regression
+from taskvec.evaluate.kernel_regression import kernel_reference as kernel_reference
+from taskvec.evaluate.kernel_regression import kernel_regression as kernel_regression
+from taskvec.evaluate.localization import Localization as Localization
+from taskvec.evaluate.localization import local_energy as local_energy
+from taskvec.evaluate.localization import localization as localization
+from taskvec.evaluate.localization import representing as representing
 from taskvec.evaluate.negation import Negation as Negation
 from taskvec.evaluate.negation import negation as negation
+from taskvec.evaluate.ntk import Kernel as Kernel
+from taskvec.evaluate.ntk import kernel_of as kernel_of
 from taskvec.evaluate.patch import resident as resident
 from taskvec.evaluate.scores import Score as Score
 from taskvec.evaluate.scores import Scores as Scores

@@ -13,7 +13,7 @@ from taskvec.evaluate.patch import resident
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scoring import Prepared, prepare
 from taskvec.evaluate.search import only
-from taskvec.suites import Suite, TextEncoder, logits_of
+from taskvec.suites import Encoder, Suite, logits_of
 from taskvec.vector import TaskVector
 
 Predict = Callable[[str, float, float], Tensor]
@@ -63,7 +63,7 @@ class Disentanglement(Record):
 
 
 def disentanglement(
-    encoder: TextEncoder,
+    encoder: Encoder,
     vectors: Mapping[str, TaskVector],
     suite: Suite | Prepared,
     grid: Sequence[float],
@@ -108,14 +108,14 @@ def disentanglement(
     return Disentanglement(tasks=(first, second), regime=regime, rows=tuple(rows))
 
 
-def _linear(encoder: TextEncoder, two: Prepared, vectors: Mapping[str, TaskVector]) -> Predict:
+def _linear(encoder: Encoder, two: Prepared, vectors: Mapping[str, TaskVector]) -> Predict:
     found = affine(encoder, two, vectors)
     by_name = {each.prepared.task.name: each for each in found.tasks}
     first, second = vectors
     return lambda task, a, b: by_name[task].predictions({first: a, second: b})
 
 
-def _standard(encoder: TextEncoder, two: Prepared, vectors: Mapping[str, TaskVector], autocast: bool) -> Predict:
+def _standard(encoder: Encoder, two: Prepared, vectors: Mapping[str, TaskVector], autocast: bool) -> Predict:
     deltas = {name: deltas_of(encoder, vector) for name, vector in vectors.items()}
     for name, delta in deltas.items():
         if not delta:
