@@ -22,6 +22,7 @@ from taskvec.evaluate.negation import Negation as Negation
 from taskvec.evaluate.negation import negation as negation
 from taskvec.evaluate.ntk import Kernel as Kernel
 from taskvec.evaluate.ntk import kernel_of as kernel_of
+from taskvec.evaluate.objective import objective_of as objective_of
 from taskvec.evaluate.patch import resident as resident
 from taskvec.evaluate.scores import Score as Score
 from taskvec.evaluate.scores import Scores as Scores
@@ -36,5 +37,9 @@ from taskvec.evaluate.search import search_negation as search_negation
 from taskvec.evaluate.search import search_scale as search_scale
 from taskvec.evaluate.selection import choose_best as choose_best
 from taskvec.evaluate.selection import choose_negation as choose_negation
+from taskvec.evaluate.smoothness import Smoothness as Smoothness
+from taskvec.evaluate.smoothness import along_segment as along_segment
+from taskvec.evaluate.smoothness import largest_curvature as largest_curvature
+from taskvec.evaluate.smoothness import smoothness as smoothness
 
 make_callable(__name__)
