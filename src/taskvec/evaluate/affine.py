@@ -13,7 +13,7 @@ from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.metrics import metric_of
 from taskvec.evaluate.scores import Scores, score_of
 from taskvec.evaluate.scoring import Prepared, PreparedTask
-from taskvec.suites import TextEncoder
+from taskvec.suites import Encoder
 from taskvec.suites.linearize import Derivative, LinearizedEncoder
 from taskvec.vector import TaskVector
 
@@ -62,7 +62,7 @@ class Affine:
 
 
 def affine(
-    encoder: TextEncoder,
+    encoder: Encoder,
     prepared: Prepared,
     vectors: Mapping[str, TaskVector],
     *,
