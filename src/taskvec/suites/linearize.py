@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from taskvec.errors import ParameterError, SchemaError, UnknownName
-from taskvec.suites.encoder import Batch, TextEncoder
+from taskvec.suites.encoder import Batch, Encoder
 
 Weights = Mapping[str, Tensor]
 Derivative = Literal["forward", "central"]
@@ -204,7 +204,7 @@ def check_direction(point: Weights, tau: Weights) -> None:
 class LinearizedEncoder:
     """An encoder whose features are those of `origin` to first order, moved by `tau`; scored like any encoder."""
 
-    origin: TextEncoder
+    origin: Encoder
     tau: Weights
     derivative: Derivative = "forward"
 

@@ -18,13 +18,17 @@ MORE = (
     Table(name="sms_spam"),
 )
 
+CONTROL = MORE[0]
+RATES = {"standard": 5e-5, "tangent": 1e-4}
+
 
 def text8(data: str | Path, *, base: str | None = None) -> Suite:
     """Eight tasks: sentiment, subjectivity, questions, grammar, news, banking, programming, emotion.
 
     Args:
         data: a folder with `TASK/{train,val,test}.parquet`: columns text and label (which knows its classes' names),
-            and text_b for pairs. A missing validation split is cut from the training texts.
+            and text_b for pairs. A missing validation split is cut from the training texts. Where the folder holds
+            clinc150 too, it is the control of negations.
         base: folder or hub id of the encoder; default: all-MiniLM-L6-v2.
 
     Raises:
@@ -39,5 +43,17 @@ def text12(data: str | Path, *, base: str | None = None) -> Suite:
 
 
 def _suite(name: str, tables: tuple[Table, ...], data: str | Path, base: str | None) -> Suite:
-    tasks = tuple(read_task(table, Path(data)) for table in tables)
-    return Suite(name=name, base=base or base_source(), tasks=tasks, temperature=DEFAULT_TEMPERATURE, versions={})
+    folder = Path(data)
+    tasks = tuple(read_task(table, folder) for table in tables)
+    controls = [task for task in tasks if task.name == CONTROL.name]
+    if not controls and (folder / CONTROL.name).is_dir():
+        controls = [read_task(CONTROL, folder)]
+    return Suite(
+        name=name,
+        base=base or base_source(),
+        tasks=tasks,
+        temperature=DEFAULT_TEMPERATURE,
+        versions={},
+        controls=tuple(controls),
+        learning_rates=RATES,
+    )
