@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -82,7 +83,7 @@ def _run(work: Work, seed: int) -> dict[str, Any]:
     stored = compressed(work, vectors, test=test)
     without, reasons = _negated(work, vectors)
     maps = disentangled(work, vectors)
-    return {
+    record = {
         "seed": seed,
         "zero_shot": before,
         "tuned": test.plain(),
@@ -92,6 +93,8 @@ def _run(work: Work, seed: int) -> dict[str, Any]:
         "disentanglement": maps,
         "skipped": {**skipped, **reasons},
     }
+    plain: dict[str, Any] = json.loads(json.dumps(record))  # lists, as whoever reads the file will see them
+    return plain
 
 
 def _negated(work: Work, vectors: Tuned) -> tuple[dict[str, Any], dict[str, str]]:

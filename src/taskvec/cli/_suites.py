@@ -37,13 +37,9 @@ def opened(name: str, *, data: Path | None, base: str | None, tasks: str | None 
     Raises:
         UnknownName: no such suite or task. FormatError: its data are not there.
     """
-    from dataclasses import replace
-
     from taskvec.suites import suite_named
 
-    suite = suite_named(name, data=data, base=base)
-    chosen = listed(tasks)
-    return replace(suite, tasks=tuple(suite.task(each) for each in chosen)) if chosen else suite
+    return suite_named(name, data=data, base=base, tasks=listed(tasks) or None)
 
 
 def listed(text: str | None) -> list[str]:
