@@ -19,6 +19,7 @@ GROUPS = [
     {"suites"},
     {"tune", "evaluate", "multitask"},
     {"report"},
+    {"bench"},
     {"demo"},
     {"cli", "__main__", "studio"},
 ]

@@ -3,7 +3,6 @@
 from taskvec.callable_module import make_callable
 from taskvec.evaluate.addition import Addition as Addition
 from taskvec.evaluate.addition import addition as addition
-from taskvec.evaluate.addition import deltas_of as deltas_of
 from taskvec.evaluate.affine import Affine as Affine
 from taskvec.evaluate.affine import affine as affine
 from taskvec.evaluate.compression import Compression as Compression
@@ -14,6 +13,8 @@ from taskvec.evaluate.disentanglement import disentanglement as disentanglement
 from taskvec.evaluate.kernel_regression import Regression as Regression
 from taskvec.evaluate.kernel_regression import kernel_reference as kernel_reference
 from taskvec.evaluate.kernel_regression import kernel_regression as kernel_regression
+from taskvec.evaluate.line import Line as Line
+from taskvec.evaluate.line import line as line
 from taskvec.evaluate.localization import Localization as Localization
 from taskvec.evaluate.localization import local_energy as local_energy
 from taskvec.evaluate.localization import localization as localization
@@ -23,7 +24,9 @@ from taskvec.evaluate.negation import negation as negation
 from taskvec.evaluate.ntk import Kernel as Kernel
 from taskvec.evaluate.ntk import kernel_of as kernel_of
 from taskvec.evaluate.objective import objective_of as objective_of
+from taskvec.evaluate.patch import deltas_of as deltas_of
 from taskvec.evaluate.patch import resident as resident
+from taskvec.evaluate.record import Record as Record
 from taskvec.evaluate.scores import Score as Score
 from taskvec.evaluate.scores import Scores as Scores
 from taskvec.evaluate.scores import normalized as normalized

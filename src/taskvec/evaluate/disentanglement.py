@@ -7,9 +7,8 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from taskvec.errors import ParameterError, SchemaError
-from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.affine import affine
-from taskvec.evaluate.patch import resident
+from taskvec.evaluate.patch import deltas_of, resident
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scoring import Prepared, prepare
 from taskvec.evaluate.search import only

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from taskvec.errors import ParameterError, SchemaError
-from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.objective import Objective, dot, objective_of
+from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scoring import Prepared
 from taskvec.evaluate.search import only
