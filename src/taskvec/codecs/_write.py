@@ -38,9 +38,13 @@ class EncodedUnit(Unit):
         self.name, self.nbytes = name, nbytes
         self._encoder, self._keys, self._prepare = encoder, keys, prepare
 
-    def parts(self, poll: Poll = never) -> Sequence[Part]:
+    def prepare(self) -> None:
         """See the base class."""
         self._prepare(self.name)
+
+    def parts(self, poll: Poll = never) -> Sequence[Part]:
+        """See the base class."""
+        self.prepare()
         return [Part(self._keys[role], spec) for role, spec in self._encoder.measure(poll).items()]
 
     def emit(self, write: Callable[[str, np.ndarray[Any, Any]], None]) -> None:
