@@ -1,0 +1,67 @@
+"""`spectral_method`: a function of the tasks' leading singular triplets becomes a registered merge method."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING, Any
+
+from taskvec.methods._method import MergeMethod, Spectral, register
+from taskvec.methods._parameters import parameters_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from taskvec.ops.triplets import Triplets
+
+Merge = Callable[..., "tuple[Triplets, Mapping[str, float]]"]
+
+
+def spectral_method(
+    *,
+    source: str,
+    rank: Callable[..., int],
+    otherwise: str = "average",
+    least: int = 1,
+    most: int | None = None,
+    laws: Set[str] = frozenset(),
+    check: Callable[..., None] | None = None,
+) -> Callable[[Merge], MergeMethod]:
+    """Register a function `(spectra, **parameters) -> (triplets, notes)` as a merge method for matrices.
+
+    The function receives the leading triplets of each task, those of a zero delta being none, and returns the merged
+    matrix as u diag(s) vᵀ with numbers worth reporting. The engine decomposes one task at a time, takes deltas
+    that are kept as factors without multiplying them, and keeps the result factored.
+
+    Args:
+        source: the paper.
+        rank: `(shape, tasks, **parameters)` -> how many triplets of each task the function needs of a matrix of that
+            shape; 0: such a matrix goes to `otherwise`. Raises ParameterError where the parameters ask for too many.
+        otherwise: the method for tensors that are not matrices; it gets the parameters that it has too.
+        least: the fewest inputs.
+        most: the most inputs.
+        laws: what the contract suite holds the method to.
+        check: refuses parameters that do not go together.
+
+    Raises:
+        ParameterError: a law that does not exist, or a name that is taken.
+    """
+
+    def registered(merge: Merge) -> MergeMethod:
+        @functools.wraps(merge)
+        def dense(stacked: Tensor, **bound: Any) -> Tensor:
+            from taskvec.ops.spectral import decompose
+
+            wanted = rank(tuple(stacked.shape[1:]), len(stacked), **bound)
+            spectra: Sequence[Triplets] = [decompose(matrix, wanted) for matrix in stacked]
+            return merge(spectra, **bound)[0].matrix()
+
+        return register(
+            MergeMethod(
+                function=dense, name=merge.__name__, source=source, laws=frozenset(laws), acts_on="matrix",
+                space="vector", base="required", folds=(), otherwise=otherwise, least=least, most=most,
+                parameters=parameters_of(merge), spectral=Spectral(merge, rank), check=check,
+            )
+        )  # fmt: skip
+
+    return registered
