@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import taskvec as tv
-from taskvec.errors import ParameterError, SchemaError, UnknownName
+from taskvec.errors import FormatError, NonFiniteError, ParameterError, SchemaError, UnknownName
 from taskvec.evaluate import Prepared, Scores, affine, disentanglement, prepare, resident, score
 from taskvec.suites import LinearizedEncoder, Suite, TextEncoder, class_name_head, heads_of
 from taskvec.suites.linearize import along, first_order, linearize, weights_of
@@ -365,6 +365,14 @@ def test_the_error_of_one_point_is_what_its_definition_says(
     assert found == pytest.approx(expected, abs=0.05)
 
 
+def test_a_suite_gives_its_test_inputs(encoder: TextEncoder, suite: Suite, tuned: dict[str, tv.tune.Tuned]) -> None:
+    vectors = vectors_of(tuned)
+    found = tv.disentanglement(encoder, vectors, suite, (1.0,), regime="linear")
+    assert found == disentanglement(encoder, vectors, prepare(encoder, suite, split="test"), (1.0,), regime="linear")
+    with pytest.raises(ParameterError, match=r"the map has no point \(2, 1\)"):
+        found.error(2.0, 1.0)
+
+
 def test_bad_maps_are_refused(encoder: TextEncoder, suite: Suite, tuned: dict[str, tv.tune.Tuned]) -> None:
     prepared, vectors = prepare(encoder, suite, split="val"), vectors_of(tuned)
     with pytest.raises(ParameterError, match="the map is of two tasks; 1 vectors were given"):
@@ -374,3 +382,63 @@ def test_bad_maps_are_refused(encoder: TextEncoder, suite: Suite, tuned: dict[st
     with pytest.raises(UnknownName, match="the task 'colour' was not prepared"):
         disentanglement(encoder, {"colour": vectors["color"], "animal": vectors["animal"]}, prepared, (1.0,))
     assert set(heads_of(suite, base=encoder)) == {"color", "animal"}
+
+
+# --- interrupted and resumed
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("regime", ["standard", "tangent", "lora"])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, _Stop])
+def test_a_resumed_run_gives_the_weights_of_an_uninterrupted_one(
+    encoder: TextEncoder, suite: Suite, tmp_path: Path, regime: str, stop: type[BaseException]
+) -> None:
+    settings, task = replace(QUICK, steps=9, batch_size=4), suite.tasks[0]
+    whole = tune(encoder, task, regime=regime, settings=settings)
+    steps = []
+
+    def until(step: tv.tune.Step) -> None:
+        steps.append(step.step)
+        if step.step == 5:
+            raise stop
+
+    options: dict[str, Any] = {"regime": regime, "settings": settings, "resume": tmp_path / "state.pt", "save_every": 3}
+    with pytest.raises(stop):
+        tune(encoder, task, progress=until, **options)
+    again = tune(encoder, task, progress=lambda step: steps.append(step.step), **options)
+    assert steps == [1, 2, 3, 4, 5, 4, 5, 6, 7, 8, 9]
+    assert again.losses == whole.losses
+    assert all(torch.equal(d, again.delta[n]) for n, d in whole.delta.items())
+
+
+def test_the_state_of_another_run_is_refused(encoder: TextEncoder, suite: Suite, tmp_path: Path) -> None:
+    settings, state = replace(QUICK, steps=2, batch_size=4), tmp_path / "state.pt"
+    tune(encoder, suite.tasks[0], settings=settings, resume=state, save_every=1)
+    before = state.read_bytes()
+    for task, changed in ((suite.tasks[1], settings), (suite.tasks[0], replace(settings, seed=1))):
+        with pytest.raises(ParameterError, match="holds the state of another fine-tuning"):
+            tune(encoder, task, settings=changed, resume=state)
+    for regime in ("tangent", "lora"):  # what these train starts from zeros and the seed, whatever the base is
+        other, mine = encoder.duplicate(), tmp_path / regime
+        tune(encoder, suite.tasks[0], regime=regime, settings=settings, resume=mine, save_every=1)
+        with torch.no_grad():
+            next(p for n, p in other.module.named_parameters() if "word_embeddings" in n)[0, 0] += 1.0
+        with pytest.raises(ParameterError, match="holds the state of another fine-tuning"):
+            tune(other, suite.tasks[0], regime=regime, settings=settings, resume=mine, save_every=1)
+    assert state.read_bytes() == before
+    state.write_bytes(b"nothing of the kind")
+    with pytest.raises(FormatError, match="is not the state of a fine-tuning"):
+        tune(encoder, suite.tasks[0], settings=settings, resume=state)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
+    encoder: TextEncoder, suite: Suite, tmp_path: Path
+) -> None:
+    settings, state = replace(QUICK, steps=6, batch_size=4, learning_rate=1e30, warmup=1.0), tmp_path / "state.pt"
+    with pytest.raises(NonFiniteError, match="at step"):
+        tune(encoder, suite.tasks[0], settings=settings, resume=state, save_every=1)
+    kept = torch.load(state, weights_only=True)
+    assert all(each.isfinite().all() for each in kept["parameters"].values())

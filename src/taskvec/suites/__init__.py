@@ -16,3 +16,5 @@ from taskvec.suites.linearize import LinearizedEncoder as LinearizedEncoder
 from taskvec.suites.task import Split as Split
 from taskvec.suites.task import Suite as Suite
 from taskvec.suites.task import Task as Task
+from taskvec.suites.text_suites import text8 as text8
+from taskvec.suites.text_suites import text12 as text12
