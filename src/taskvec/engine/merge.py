@@ -138,6 +138,12 @@ class _VectorInput:
             return rounded(self, out, name, start)
         return leaf.read32(out, name, start)
 
+    def is_zero(self, name: str) -> bool:
+        return self._vector.is_zero(name)
+
+    def factors(self, name: str) -> Factors | None:
+        return self._vector.factors(name)
+
     def describe(self) -> str:
         return self._vector.describe()
 
@@ -174,7 +180,9 @@ class Merged(AbstractDelta):
         self.merging.add_to(total, coefficient, name, start)
 
     def factors(self, name: str) -> Factors | None:
-        """See the base class: a linear combination of factored vectors is factored."""
+        """See the base class: a linear combination of factored vectors is factored, and so is a spectral merge."""
+        if self.merging.spectra is not None and name in self.merging.spectra:
+            return self.merging.spectra.factors(name)
         if self.merging.method_for(name).weigh is None or any(
             v.factors(name) is None and not v.is_zero(name) for v in self.vectors.values()
         ):
@@ -223,8 +231,9 @@ class Merged(AbstractDelta):
             name: [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in vector.terms]
             for name, vector in self.vectors.items()
         }
-        roles = {"roles": found} if (found := self.merging.roles()) else {}
-        known = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), **roles}
+        told = {"roles": self.merging.roles(), "splits": self.merging.splits()}
+        layout = {key: table for key, table in told.items() if table}
+        known = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), **layout}
         return {**known, "inputs": inputs}
 
     def describe(self) -> str:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 
 from taskvec import methods
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.roles import default_role
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.delta import BLOCK
+from taskvec.delta import BLOCK, Factors
 from taskvec.engine.device import CPU, device_of
 from taskvec.engine.folding import FoldJob, States, run_fold
 from taskvec.engine.runner import LocalRunner
+from taskvec.engine.spectra import Spectra
 from taskvec.errors import NonFiniteError
 from taskvec.methods._method import MergeMethod, Place
 from taskvec.methods._parameters import Bound
@@ -38,6 +39,12 @@ class Input(Protocol):
 
     def read32(self, out: Any, name: str, start: int) -> int:
         """`out = values[start : start + out.size]` rounded once to float32; how many entries are not finite."""
+
+    def is_zero(self, name: str) -> bool:
+        """Whether `name` is known to be 0 everywhere without reading it."""
+
+    def factors(self, name: str) -> Factors | None:
+        """`name` as a product of two thin matrices, where it is kept so."""
 
     def describe(self) -> str:
         """What to call it in a message."""
@@ -71,11 +78,14 @@ class Merging:
         self.method, self.inputs, self.bound, self.specs = method, dict(inputs), bound, specs
         self._rows = [*([("base", base)] if base is not None else []), *self.inputs.items()]
         self._based = base is not None
-        self._layout = layout or Layout.of(specs)
+        self.layout = layout or Layout.of(specs)
         self._runner = LocalRunner(threads)
         self._states: States = {}
         for name in specs:
             method.check_at(bound.at(name))
+        self.spectra = (
+            None if method.spectral is None else Spectra(self, method.spectral, keep=self._runner.threads + 1)
+        )
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
         self._lock = threading.Lock()
@@ -100,11 +110,20 @@ class Merging:
             self._refuse(name, start, out)
         return out
 
-    def _refuse(self, name: str, start: int, out: Any) -> None:
+    def _refuse(self, name: str, start: int, out: Any) -> NoReturn:
         import numpy as np
 
-        task, source = self._rows[int(np.argmin(np.isfinite(out).all(1)))]
-        values = np.zeros(out.shape[1])
+        self.refuse(name, start, out.shape[1], *self._rows[int(np.argmin(np.isfinite(out).all(1)))])
+
+    def refuse(self, name: str, start: int, entries: int, task: str, source: Input) -> NoReturn:
+        """Say what is wrong with a block of one input that has no finite float32 values.
+
+        Raises:
+            NonFiniteError: always.
+        """
+        import numpy as np
+
+        values = np.zeros(entries)
         source.add_to(values, 1.0, name, start)
         what = "a value beyond the range of float32" if np.isfinite(values).all() else "NaN or Inf"
         raise NonFiniteError(
@@ -119,6 +138,9 @@ class Merging:
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]` of the flattened tensor, in float64."""
         self.fold()
+        if self.spectra is not None and name in self.spectra:
+            self.spectra.add_to(total, coefficient, name, start)
+            return
         weights = self.weights(name)
         if weights is not None:
             self._add_combination(weights, total, coefficient, name, start)
@@ -213,22 +235,31 @@ class Merging:
 
         acts_on, row = self._acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
-        with self._device or contextlib.nullcontext():  # what the method makes with as_tensor lies there, too
+        with self.on_device():
             options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
             merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
         return merged.double().reshape(-1).cpu().numpy()
 
+    def on_device(self) -> contextlib.AbstractContextManager[Any]:
+        """Within it, what is made with as_tensor lies where the method runs."""
+        return self._device or contextlib.nullcontext()
+
     def roles(self) -> dict[str, str]:
         """The roles that a layout file changed, which are part of what was asked for."""
-        return {n: p.role for n, p in self._layout.places.items() if p.role != default_role(p.spec)}
+        return {n: p.role for n, p in self.layout.places.items() if p.role != default_role(p.spec)}
+
+    def splits(self) -> dict[str, str]:
+        """The matrices that are merged as several, which methods on whole tensors do not see."""
+        return {} if self.spectra is None else {n: str(p.split) for n, p in self.layout.places.items() if p.split}
 
     def identity(self) -> tuple[object, ...]:
         """What decides the result besides the inputs, for resuming a run; devices differ in the last bit."""
-        return (self.method.name, self.bound.to_plain(), self.roles(), self._device_name)
+        return (self.method.name, self.bound.to_plain(), self.roles(), self.splits(), self._device_name)
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""
-        if self.method.otherwise is None or self._layout[name].role == "matrix":
+        taken = self.layout[name].role == "matrix" if self.spectra is None else name in self.spectra
+        if self.method.otherwise is None or taken:
             return self.method
         return methods.get(self.method.otherwise)
 

@@ -19,6 +19,7 @@ the annotations). Everything else a method needs is declared, so that the engine
                (None: for these parameters it is not)
     dialects   defaults that differ from the signature's in a `dialect` (REQUIRED: it has none there)
     check      refuses parameters that do not go together: called with all of them, raises ParameterError
+    spectral   how a method merges matrices by their singular triplets (see `spectral_method`)
 
 A method that is always a linear combination of its inputs is declared with `linear_method` instead: its function
 maps their Gram matrix (or just their number) to one coefficient a task, and the engine never stacks anything.
@@ -41,6 +42,8 @@ from taskvec.methods._parameters import INJECTED, Bound, Parameter, parameters_o
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from taskvec.ops.triplets import Triplets
 
 ActsOn = Literal["element", "row", "matrix", "tensor"]
 GramOf = Literal["tensor", "row", "column"]
@@ -80,6 +83,31 @@ class Fold:
     acts_on: Literal["element", "row"] = "element"
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """How many leading triplets of each task a method needs of a matrix; 0: it is left to `otherwise`.
+
+    `exact`: from a decomposition in float64, whatever it costs.
+    """
+
+    rank: int
+    exact: bool = False
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Spectral:
+    """A merge of matrices by the tasks' leading singular triplets.
+
+    `wanted(shape, tasks, **parameters)` says which, before anything is read; `merge(spectra, **parameters)` maps them,
+    one `Triplets` a task, to the merged ones and numbers worth reporting.
+    """
+
+    merge: Callable[..., tuple[Triplets, Mapping[str, float]]]
+    wanted: Callable[..., Wanted]
+
+
 Folds = tuple[Fold, ...] | Callable[..., tuple[Fold, ...]]
 
 
@@ -106,6 +134,7 @@ class MergeMethod:
     gram: Callable[..., GramOf | None] | None = None
     dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
+    spectral: Spectral | None = None
 
     def folds_for(self, bound: Bound) -> tuple[Fold, ...]:
         """The folds to run, in order; they may depend on the parameters (a dialect has its own scope)."""
@@ -192,7 +221,7 @@ def merge_method(
     def register(function: Callable[..., Tensor]) -> MergeMethod:
         name = function.__name__
         keywords = inspect.signature(function).parameters
-        return _register(
+        return enroll(
             MergeMethod(
                 function=function, name=name, source=source, laws=frozenset(laws), acts_on=acts_on, space=space,
                 base=base, folds=folds, otherwise=otherwise, least=least, most=most,
@@ -239,7 +268,7 @@ def linear_method(
             known = stacked.shape[0] if found is None else gram_of(stacked, found) if state is None else state
             return combination(stacked, weigh(known, **bound), found)
 
-        return _register(
+        return enroll(
             MergeMethod(
                 function=combine, name=weigh.__name__, source=source, laws=frozenset(laws), acts_on="element",
                 space=space, base=base, folds=folds if gram is not None else (), otherwise=None, least=least,
@@ -251,7 +280,12 @@ def linear_method(
     return register
 
 
-def _register(method: MergeMethod) -> MergeMethod:
+def enroll(method: MergeMethod) -> MergeMethod:
+    """Add a method to the registry.
+
+    Raises:
+        ParameterError: a law that does not exist, or a name that is taken.
+    """
     for law in method.laws - LAWS:
         raise ParameterError(f"'{law}' is not a law.", f"the laws are {', '.join(sorted(LAWS))}.")
     if method.name in _methods:

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from taskvec.ops.spectral import column_gram
+
 Route = Literal["svd", "eigh", "newton_schulz"]
 _STEPS = 60  # of Newton–Schulz: a direction of 1e-6 takes 35 to come near 1, and 6 more to reach it
 
@@ -40,15 +42,21 @@ def polar(
     Columns that are linearly dependent (equal tasks) so share one direction, and no arbitrary one is made up. With
     c = max d / min d over the directions kept, the relative error is about 1e-15 c by "svd" and "newton_schulz", and
     1e-16 c² by "eigh", which decomposes the Gram matrix columnsᵀ columns only (`gram`, where it is known already).
+
+    More columns than rows have the transpose of their transpose's factor: rows are orthonormal there.
     """
     exact = columns.double()
     if not exact.numel():
         return Polar(exact, 0, 1.0, route)
+    missing = exact.shape[1] - exact.shape[0]
+    if missing > 0:
+        found = polar(exact.T, tolerance=tolerance, route=route)
+        return Polar(found.factor.T, found.dropped + missing, found.condition, found.route)
     if route == "svd":
         return _by_svd(exact, tolerance)
-    known = exact.T @ exact if gram is None else gram
-    found = _by_newton_schulz(exact, known, tolerance) if route == "newton_schulz" else None
-    return _by_eigh(exact, known, tolerance) if found is None else found
+    known = column_gram(exact) if gram is None else gram
+    quick = _by_newton_schulz(exact, known, tolerance) if route == "newton_schulz" else None
+    return _by_eigh(exact, known, tolerance) if quick is None else quick
 
 
 def _by_svd(columns: Tensor, tolerance: float) -> Polar:
@@ -83,7 +91,7 @@ def _by_newton_schulz(columns: Tensor, gram: Tensor, tolerance: float) -> Polar 
         return None
     y = columns / math.sqrt(norm)
     for _ in range(_STEPS):
-        inner = y.T @ y
+        inner = column_gram(y)
         if float((inner - eye).abs().amax()) < 1e-14 * len(gram):
             break
         y = 1.5 * y - 0.5 * (y @ inner)

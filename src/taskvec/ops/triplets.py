@@ -40,6 +40,10 @@ class Triplets:
         """The first `rank`, which are the largest of a decomposition."""
         return Triplets(self.u[:, :rank], self.s[:rank], self.v[:, :rank])
 
+    def to(self, dtype: torch.dtype) -> Triplets:
+        """The same in another dtype."""
+        return Triplets(self.u.to(dtype), self.s.to(dtype), self.v.to(dtype))
+
     def scaled(self, factor: float) -> Triplets:
         """The triplets of `factor` times the matrix; the sign goes to u."""
         return Triplets(self.u if factor >= 0 else -self.u, self.s * abs(factor), self.v)

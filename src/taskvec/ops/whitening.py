@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from taskvec.ops.polar import Polar, Route, polar
+from taskvec.ops.spectral import NOISE, column_gram
 from taskvec.ops.triplets import Triplets
 
-NOISE = 2.0**-20  # singular values below this share of a delta's largest are the rounding of its float32 entries
 ALIKE = 0.999  # cosine of two tasks above which they are reported
 
 
@@ -44,9 +44,7 @@ class Whitened:
         return Triplets(self.left.factor[:, block], self.s[block], self.right.factor[:, block])
 
 
-def orthogonalized(
-    spectra: Sequence[Triplets], *, route: Route = "eigh", tolerance: float = 1e-6
-) -> Whitened:
+def orthogonalized(spectra: Sequence[Triplets], *, route: Route = "eigh", tolerance: float = 1e-6) -> Whitened:
     """The triplets of every task (m, n), with left and right singular vectors replaced by the nearest orthonormal ones.
 
     Singular values stay. Directions in which all tasks together have less than `tolerance` of the strongest are left
@@ -58,22 +56,26 @@ def orthogonalized(
         route: how the polar factors are computed.
         tolerance: of a direction's strength, relative to the strongest.
     """
-    kept = [x.top(int((x.s > NOISE * x.s[:1]).sum())) for x in spectra]
-    stops = list(accumulate(x.rank for x in kept))
-    blocks = tuple(slice(stop - x.rank, stop) for stop, x in zip(stops, kept, strict=True))
-    u, v = (torch.cat([side.double() for side in sides], 1) for sides in ([x.u for x in kept], [x.v for x in kept]))
-    s = torch.cat([x.s.double() for x in kept])
-    left, right = u.T @ u, v.T @ v
+    given, blocks = side_by_side([x.top(int((x.s > NOISE * x.s[:1]).sum())) for x in spectra])
+    left, right = column_gram(given.u), column_gram(given.v)
     return Whitened(
-        s=s,
+        s=given.s,
         blocks=blocks,
-        left=polar(u, tolerance=tolerance, route=route, gram=left),
-        right=polar(v, tolerance=tolerance, route=route, gram=right),
-        alike=_alike(s, left * right, blocks),
+        left=polar(given.u, tolerance=tolerance, route=route, gram=left),
+        right=polar(given.v, tolerance=tolerance, route=route, gram=right),
+        alike=alike(given.s, left.mul_(right), blocks),
     )
 
 
-def _alike(s: Tensor, overlaps: Tensor, blocks: Sequence[slice]) -> tuple[tuple[int, int, float], ...]:
+def side_by_side(spectra: Sequence[Triplets]) -> tuple[Triplets, tuple[slice, ...]]:
+    """The triplets of all tasks in one, which is their sum, in float64, and where those of each task lie."""
+    stops = list(accumulate(x.rank for x in spectra))
+    blocks = tuple(slice(stop - x.rank, stop) for stop, x in zip(stops, spectra, strict=True))
+    u, s, v = (torch.cat(sides, -1) for sides in zip(*((x.u, x.s, x.v) for x in spectra), strict=True))
+    return Triplets(u, s, v).to(torch.float64), blocks
+
+
+def alike(s: Tensor, overlaps: Tensor, blocks: Sequence[slice]) -> tuple[tuple[int, int, float], ...]:
     """Pairs of tasks by the cosine of u_i diag(s_i) v_iᵀ and u_j diag(s_j) v_jᵀ, from the overlaps of their columns."""
     found = []
     for i, j in combinations(range(len(blocks)), 2):
