@@ -151,7 +151,10 @@ def _taken(tall: Tensor, rank: int, route: Route) -> Leading:
     order: list[Route] = ["svd", "gram64"] if route == "svd" else ["gram64", "svd"]
     found = _first(tuple(attempts[r] for r in order), tall)
     found = found.top(int((found.s > NOISE * found.s[0]).sum()))
-    return Leading(found if route == "svd" else found.to(tall.dtype), order[0], _residual(exact, found))
+    residual = _residual(exact, found)
+    if route != "svd":
+        found = Triplets(found.u.to(tall.dtype), found.s, found.v.to(tall.dtype))
+    return Leading(found, order[0], residual)
 
 
 def _by_gram(matrix: Tensor, rank: int, *, least: float = 0.0) -> Triplets:
@@ -179,11 +182,10 @@ def _residual(tall: Tensor, found: Triplets) -> float:
 
 
 def column_gram(columns: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
-    """columnsᵀ columns, exactly symmetric: the upper triangle of blocks is computed, the lower one copied."""
+    """columnsᵀ columns: the blocks of the upper triangle are computed, those of the lower one copied."""
     n = columns.shape[1]
     if n <= _SMALL:
-        half = columns.T @ columns
-        return torch.triu(half) + torch.triu(half, 1).T
+        return columns.T @ columns
     found, step = columns.new_empty(n, n), -(-n // _PARTS)
     for start in range(0, n, step):
         stop = min(start + step, n)
