@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from taskvec import evaluate as evaluate
     from taskvec import methods as methods
     from taskvec import suites as suites
+    from taskvec import transforms as transforms
     from taskvec import tune as tune
     from taskvec.engine.merge import merge as merge
+    from taskvec.engine.transform import transform as transform
     from taskvec.evaluate.disentanglement import disentanglement as disentanglement
     from taskvec.recipes.plan import Plan as Plan
     from taskvec.recipes.recipe import Recipe as Recipe
@@ -40,8 +42,9 @@ _LAZY = {
     "disentanglement": "taskvec.evaluate",
     "linearize": "taskvec.suites.linearize",
     "merge": "taskvec.engine.merge",
+    "transform": "taskvec.engine.transform",
 }
-_LAZY_ROOMS = ("evaluate", "methods", "suites", "tune")
+_LAZY_ROOMS = ("evaluate", "methods", "suites", "transforms", "tune")
 
 
 def __getattr__(name: str) -> Any:

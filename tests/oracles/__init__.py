@@ -107,3 +107,16 @@ def peft_vote(rows, coefficients, *, majority):
     agrees = (np.sign(rows) == elected) & (rows != 0)
     mixed = np.where(agrees, per_task(coefficients, rows) * rows, 0.0).sum(0)
     return mixed / np.maximum(agrees.sum(0), 1)
+
+
+def by_matrix(stacks, merge, otherwise=lambda x: x.mean(0)):
+    """`merge` of (task, m, n) where both are larger than 1, `otherwise` of the rest."""
+    matrix = {n: x.ndim == 3 and min(x.shape[1:]) > 1 for n, x in stacks.items()}
+    return {n: (merge if matrix[n] else otherwise)(x) for n, x in stacks.items()}
+
+
+def polar(columns, tolerance=1e-6):
+    """The orthonormal columns nearest to `columns`, without directions below the tolerance."""
+    p, d, qh = np.linalg.svd(columns, full_matrices=False)
+    kept = d > tolerance * d.max() if d.size else d > 0
+    return p[:, kept] @ qh[kept]

@@ -36,7 +36,10 @@ Dialect = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="For methods that draw (default 0).")]
 Transforms = Annotated[
-    list[str] | None, typer.Option("--transform", metavar="NAME", help="Applied to the inputs first; repeats.")
+    list[str] | None,
+    typer.Option(
+        "--transform", metavar="NAME", help="Applied to the inputs first: NAME, or 'NAME: {KEY: VALUE}'; repeats."
+    ),
 ]
 Layout = Annotated[str | None, typer.Option("--layout", metavar="FILE", help="A YAML file with roles and splits.")]
 Device = Annotated[
@@ -96,6 +99,8 @@ def recipe_of(
     given |= {"transforms": transforms, "dtype": dtype, "shard_size": shard_size, "device": device}
     fields = {key: value for key, value in given.items() if value not in (None, [])}
     parameters = _parameters(settings)
+    if "transforms" in fields:
+        fields["transforms"] = [_transform(text) for text in fields["transforms"]]
     if method is not None:
         inputs = _inputs(sources or [])
         return Recipe.from_data({"method": method, **fields, "inputs": inputs, "parameters": parameters})
@@ -138,6 +143,13 @@ def _inputs(sources: Sequence[str]) -> Any:
 def _is_named(text: str) -> bool:
     name, equals, path = text.partition("=")
     return bool(equals and path and _NAME.fullmatch(name)) and not Path(text).exists()
+
+
+def _transform(text: str) -> Any:
+    """A name, or a table of a name and its parameters, written as in a recipe."""
+    from taskvec.recipes import Document
+
+    return Document.parse(text, "--transform").data
 
 
 def _parameters(settings: Sequence[str] | None) -> Mapping[str, Any]:

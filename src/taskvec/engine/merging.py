@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 
-from taskvec import methods
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.roles import default_role
@@ -154,17 +154,17 @@ class Merging:
         for first in range(start - start % row, stop, size):
             last = min(first + size, stop + -stop % row)
             low, high = max(first, start), min(last, stop)
-            merged = self._block(name, first, last) if row <= BLOCK else self._held(name, first, last, high - low)
+            merged = self.block(name, first, last) if row <= BLOCK else self._held(name, first, last, high - low)
             total[low - start : high - start] += coefficient * merged[low - first : high - first]
 
     def _row(self, name: str) -> int:
         """How many entries the method must see together: 1, a slice of the first axis, or the whole tensor."""
-        acts_on, spec = self._acts_on(name), self.specs[name]
+        acts_on, spec = self.acts_on(name), self.specs[name]
         if acts_on == "element" or not spec.numel:
             return 1
         return spec.numel // spec.shape[0] if acts_on == "row" and spec.shape else spec.numel
 
-    def _acts_on(self, name: str) -> str:
+    def acts_on(self, name: str) -> str:
         """As `MergeMethod.acts_on`; a vector is one row, so that it must be seen whole."""
         method = self.method_for(name)
         acts_on = method.unit_of(self._bound(method, name))
@@ -176,7 +176,7 @@ class Merging:
             held = self._blocks.setdefault((name, first), _Held(last - first))
         with held.lock:
             if held.merged is None:
-                held.merged = self._block(name, first, last)
+                held.merged = self.block(name, first, last)
         with self._lock:
             held.unread -= entries
             if held.unread <= 0 and self._blocks.get((name, first)) is held:
@@ -221,7 +221,7 @@ class Merging:
             source.add_to(row, coefficient, name, start)
             total += spread[:, task] * row
 
-    def _block(self, name: str, start: int, stop: int) -> Any:
+    def block(self, name: str, start: int, stop: int) -> Any:
         """The merge of entries [start, stop), which are whole rows where the method acts on such; float64 (n,)."""
         method, spec = self.method_for(name), self.specs[name]
         block, base = self.parts(self.stack(name, start, stop))
@@ -233,7 +233,7 @@ class Merging:
             return compiled
         import torch
 
-        acts_on, row = self._acts_on(name), self._row(name)
+        acts_on, row = self.acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
         with self.on_device():
             options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
@@ -258,13 +258,18 @@ class Merging:
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""
+        other = self.method.elsewhere
         taken = self.layout[name].role == "matrix" if self.spectra is None else name in self.spectra
-        if self.method.otherwise is None or taken:
-            return self.method
-        return methods.get(self.method.otherwise)
+        return self.method if other is None or taken else other
 
     def _bound(self, method: MergeMethod, name: str) -> dict[str, Any]:
-        return (self.bound if method is self.method else method.bind({}, list(self.inputs))).at(name)
+        return (self.bound if method is self.method else self._others).at(name)
+
+    @functools.cached_property
+    def _others(self) -> Bound:
+        """The parameters of the method for tensors that are not matrices: those that it has, too."""
+        other = self.method.elsewhere or self.method
+        return other.bind(self.bound.only(other.parameters), list(self.inputs))
 
     def _state(self, name: str) -> Any:
         return self._states.get(name, self._states.get(None))

@@ -11,7 +11,10 @@ the annotations). Everything else a method needs is declared, so that the engine
                A method on either space that is given points and a base merges the displacements from the base
     folds      statistics to gather before the merge, in order; each sees the state of the one before (see `Fold`);
                or a function of the parameters that returns them
-    otherwise  the method for tensors whose role is not "matrix"
+    otherwise  the method for tensors whose role is not "matrix"; it gets the parameters that it has, too
+    over       for a method that works on the merge of another one, which its parameter `method` names: a function of
+               that MergeMethod that refuses what does not fit and returns the fields in which the two together differ
+               from this one (see `_over`)
     least/most how many inputs it takes
     laws       what the contract suite holds the method to
     kernel     a compiled equivalent on NumPy blocks (T, n), tested against the function; None where it has none
@@ -124,7 +127,7 @@ class MergeMethod:
     space: Literal["vector", "point", "either"]
     base: Literal["required", "optional", "none"]
     folds: Folds
-    otherwise: str | None
+    otherwise: str | MergeMethod | None
     least: int
     most: int | None
     parameters: Mapping[str, Parameter]
@@ -134,7 +137,13 @@ class MergeMethod:
     gram: Callable[..., GramOf | None] | None = None
     dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
+    over: Callable[[MergeMethod], Mapping[str, Any]] | None = None
     spectral: Spectral | None = None
+
+    @property
+    def elsewhere(self) -> MergeMethod | None:
+        """The method for tensors that are not matrices, where it is another one."""
+        return get(self.otherwise) if isinstance(self.otherwise, str) else self.otherwise
 
     def folds_for(self, bound: Bound) -> tuple[Fold, ...]:
         """The folds to run, in order; they may depend on the parameters (a dialect has its own scope)."""
@@ -211,6 +220,7 @@ def merge_method(
     weigh: Callable[..., Any] | None = None,
     dialects: Mapping[str, Mapping[str, Any]] | None = None,
     check: Callable[..., None] | None = None,
+    over: Callable[[MergeMethod], Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Tensor]], MergeMethod]:
     """Register the decorated function; see the module's docstring.
 
@@ -226,7 +236,7 @@ def merge_method(
                 function=function, name=name, source=source, laws=frozenset(laws), acts_on=acts_on, space=space,
                 base=base, folds=folds, otherwise=otherwise, least=least, most=most,
                 parameters=parameters_of(function), injected=frozenset(k for k in INJECTED if k in keywords),
-                kernel=kernel, weigh=weigh, dialects=dialects or {}, check=check,
+                kernel=kernel, weigh=weigh, dialects=dialects or {}, check=check, over=over,
             )
         )  # fmt: skip
 
