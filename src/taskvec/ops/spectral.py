@@ -12,7 +12,7 @@ from A by at most √2 times that.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -54,21 +54,19 @@ def decompose(matrix: Float[Tensor, "m n"], rank: int | None = None) -> Triplets
     Raises:
         ConvergenceError: no route does: LAPACK's, the same in float64, the Gram matrix's eigenvectors.
     """
-    found = _first(
-        (lambda: _svd(matrix), lambda: _svd(matrix.double()), lambda: _by_gram(matrix.double(), min(matrix.shape))),
-        matrix,
-    )
+    attempts = lambda: _svd(matrix), lambda: _svd(matrix.double()), lambda: _by_gram(matrix.double(), min(matrix.shape))
+    _, found = _first(attempts, tuple(matrix.shape))
     return found.top(min(matrix.shape) if rank is None else rank).to(matrix.dtype)
 
 
-def _first(attempts: tuple[Callable[[], Triplets], ...], matrix: Tensor) -> Triplets:
-    """What the first attempt gives that converges."""
-    for attempt in attempts:
+def _first(attempts: Sequence[Callable[[], Triplets]], shape: Sequence[int]) -> tuple[int, Triplets]:
+    """The first attempt that converges, by its number, and what it gives."""
+    for number, attempt in enumerate(attempts):
         try:
-            return attempt()
+            return number, attempt()
         except _FAILED:
             continue
-    m, n = matrix.shape
+    m, n = shape
     raise ConvergenceError(
         f"the singular value decomposition of a matrix {m} x {n} does not converge.", "look at its values."
     )
@@ -122,7 +120,7 @@ def leading(matrix: Float[Tensor, "m n"], rank: int, *, route: Route | None = No
     # In two steps, since 2^149 is beyond float32.
     unit = matrix * math.ldexp(1.0, -(exponent // 2)) * math.ldexp(1.0, exponent // 2 - exponent)
     tall = unit.T.contiguous() if m < n else unit
-    found = _taken(tall, rank, route or cheapest(m, n, rank))
+    found = _taken(tall, rank, route or cheapest(m, n, rank), (m, n))
     u, v = (found.triplets.v, found.triplets.u) if m < n else (found.triplets.u, found.triplets.v)
     return Leading(Triplets(u, found.triplets.s * math.ldexp(1.0, exponent), v), found.route, found.residual)
 
@@ -133,7 +131,7 @@ def leading_for(matrix: Float[Tensor, "m n"], rank: int, *, exact: bool = False)
     return Leading(found.triplets.top(rank), found.route, found.residual)
 
 
-def _taken(tall: Tensor, rank: int, route: Route) -> Leading:
+def _taken(tall: Tensor, rank: int, route: Route, shape: Sequence[int]) -> Leading:
     """The triplets of a tall matrix whose largest entry is near 1, by a route or the next better one."""
     if route == "gram32":
         try:
@@ -148,13 +146,13 @@ def _taken(tall: Tensor, rank: int, route: Route) -> Leading:
         "gram64": lambda: _by_gram(exact, rank),
         "svd": lambda: _svd(exact).top(rank),
     }
-    order: list[Route] = ["svd", "gram64"] if route == "svd" else ["gram64", "svd"]
-    found = _first(tuple(attempts[r] for r in order), tall)
+    order: tuple[Route, Route] = ("svd", "gram64") if route == "svd" else ("gram64", "svd")
+    number, found = _first([attempts[r] for r in order], shape)
     found = found.top(int((found.s > NOISE * found.s[0]).sum()))
     residual = _residual(exact, found)
     if route != "svd":
         found = Triplets(found.u.to(tall.dtype), found.s, found.v.to(tall.dtype))
-    return Leading(found, order[0], residual)
+    return Leading(found, order[number], residual)
 
 
 def _by_gram(matrix: Tensor, rank: int, *, least: float = 0.0) -> Triplets:

@@ -49,5 +49,6 @@ class Triplets:
         return Triplets(self.u if factor >= 0 else -self.u, self.s * abs(factor), self.v)
 
     def matrix(self) -> Tensor:
-        """The product, (m, n)."""
-        return (self.u * self.s) @ self.v.T
+        """The product, (m, n), of the dtype of s."""
+        u, v = self.u.to(self.s.dtype), self.v.to(self.s.dtype)
+        return (u * self.s) @ v.T

@@ -8,10 +8,11 @@ from itertools import accumulate, combinations
 from typing import final
 
 import torch
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from taskvec.ops.polar import Polar, Route, polar
-from taskvec.ops.spectral import NOISE, column_gram
+from taskvec.ops.spectral import NOISE, column_gram, leading_for
 from taskvec.ops.triplets import Triplets
 
 ALIKE = 0.999  # cosine of two tasks above which they are reported
@@ -65,6 +66,14 @@ def orthogonalized(spectra: Sequence[Triplets], *, route: Route = "eigh", tolera
         right=polar(given.v, tolerance=tolerance, route=route, gram=right),
         alike=alike(given.s, left.mul_(right), blocks),
     )
+
+
+def decorrelated(
+    stacked: Float[Tensor, "task m n"], rank: int, *, tolerance: float = 1e-6
+) -> Float64[Tensor, "task m n"]:
+    """What each task contributes, from the `rank` largest triplets of its delta."""
+    found = orthogonalized([leading_for(delta, rank).triplets for delta in stacked], tolerance=tolerance)
+    return torch.stack([found.part(task).matrix() for task in range(len(stacked))])
 
 
 def side_by_side(spectra: Sequence[Triplets]) -> tuple[Triplets, tuple[slice, ...]]:
