@@ -15,8 +15,8 @@ from taskvec.codecs._file import FileDelta
 from taskvec.delta import TensorDelta
 from taskvec.engine.merge import notes_of
 from taskvec.errors import ConvergenceError, NonFiniteError, ParameterError
-from taskvec.methods._method import Wanted
 from taskvec.methods._spectral import spectral_method
+from taskvec.methods._triplets import Wanted
 from taskvec.ops.factored import recompressed
 from taskvec.ops.spectral import leading_for
 from taskvec.ops.whitening import decorrelated, orthogonalized

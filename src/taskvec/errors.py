@@ -10,6 +10,7 @@ TaskVecError                 base: message = the fact with name and value, then 
 ├── ConvergenceError         a decomposition that does not converge by any route
 ├── ExpressionError          an expression string that does not parse (points at the column)
 ├── DestinationError         an output that exists already, is in use, or does not fit on the disk
+├── TimeLimit                work that was not done when its time was over
 └── StoreError               a store that is damaged or does not hold what was asked for
 """
 
@@ -74,6 +75,12 @@ class DestinationError(TaskVecError, OSError):
     """An output that exists already, is in use by another process, or does not fit on the disk."""
 
     __str__ = Exception.__str__  # OSError would print a tuple
+
+
+class TimeLimit(TaskVecError, TimeoutError):
+    """Work that was not done when its time was over; what was done is kept where the message says."""
+
+    __str__ = Exception.__str__  # as an OSError, it would print a tuple
 
 
 class StoreError(TaskVecError, RuntimeError):

@@ -250,10 +250,8 @@ class Merged(AbstractDelta):
             name: [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in vector.terms]
             for name, vector in self.vectors.items()
         }
-        told = {"roles": self.merging.roles(), "splits": self.merging.splits()}
-        layout = {key: table for key, table in told.items() if table}
-        known = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), **layout}
-        return {**known, "inputs": inputs}
+        known = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain()}
+        return {**known, **self.merging.layout_changes(), "inputs": inputs}
 
     def describe(self) -> str:
         """See the base class."""

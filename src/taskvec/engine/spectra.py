@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, final
 
 from taskvec.delta import CHUNK, Factors
 from taskvec.errors import ConvergenceError, NonFiniteError
-from taskvec.methods._method import Spectral, Wanted
+from taskvec.methods._triplets import Spectral, Wanted
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class Spectra:
 
     def __init__(self, merging: Merging, spectral: Spectral, *, keep: int) -> None:
         self._merging, self._spectral, self._keep = merging, spectral, keep
-        self._wanted = {n: w for n in merging.specs if (w := self._wanted_of(n)).rank}
+        self._wanted = {n: self._wanted_of(n) for n in merging.specs if merging.method_for(n) is merging.method}
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
         self.notes: dict[str, Mapping[str, float]] = {}
@@ -54,11 +54,8 @@ class Spectra:
         return name in self._wanted
 
     def _wanted_of(self, name: str) -> Wanted:
-        merging = self._merging
-        if merging.layout[name].role != "matrix":
-            return Wanted(0)
-        shape = _shape(merging.specs[name].shape, self._pieces(name)[0])
-        return self._spectral.wanted(shape, len(merging.inputs), **merging.bound.at(name))
+        shape = _shape(self._merging.specs[name].shape, self._pieces(name)[0])
+        return self._spectral.wanted(shape, len(self._merging.inputs), **self._merging.bound.at(name))
 
     def _pieces(self, name: str) -> Sequence[Piece]:
         """The matrices in one tensor."""

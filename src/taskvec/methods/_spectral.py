@@ -6,8 +6,9 @@ import functools
 from collections.abc import Callable, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
-from taskvec.methods._method import MergeMethod, Spectral, Wanted, enroll, get
+from taskvec.methods._method import MergeMethod, enroll
 from taskvec.methods._parameters import parameters_of
+from taskvec.methods._triplets import Spectral, Wanted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,8 +54,6 @@ def spectral_method(
             from taskvec.ops.spectral import leading_for
 
             asked = wanted(tuple(stacked.shape[1:]), len(stacked), **bound)
-            if not asked.rank:
-                return get(otherwise)(stacked)
             spectra = [leading_for(delta, asked.rank, exact=asked.exact).triplets for delta in stacked]
             return merge(spectra, **bound)[0].matrix()
 

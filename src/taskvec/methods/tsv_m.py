@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from taskvec.errors import ParameterError
-from taskvec.methods._method import Wanted
 from taskvec.methods._parameters import Coefficients, Fraction, Range
 from taskvec.methods._spectral import spectral_method
+from taskvec.methods._triplets import Wanted
 from taskvec.ops.triplets import Triplets
 
 

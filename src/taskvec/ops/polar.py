@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from taskvec.ops.spectral import column_gram
+from taskvec.ops.spectral import column_gram, decompose
 
 Route = Literal["svd", "eigh", "newton_schulz"]
 _STEPS = 60  # of Newton–Schulz: a direction of 1e-6 takes 35 to come near 1, and 6 more to reach it
@@ -60,9 +60,9 @@ def polar(
 
 
 def _by_svd(columns: Tensor, tolerance: float) -> Polar:
-    p, d, qh = torch.linalg.svd(columns, full_matrices=False)
-    kept = d > tolerance * d.amax()
-    return Polar(p[:, kept] @ qh[kept], *_report(d, kept, columns.shape[1]), "svd")
+    x = decompose(columns)
+    kept = x.s > tolerance * x.s.amax()
+    return Polar(x.u[:, kept] @ x.v[:, kept].T, *_report(x.s, kept, columns.shape[1]), "svd")
 
 
 def _report(d: Tensor, kept: Tensor, columns: int) -> tuple[int, float]:

@@ -28,7 +28,7 @@ NOISE = 2.0**-20  # singular values below this share of a matrix's largest are t
 _SMALL = 64  # a side up to which nothing but "svd" is worth a thought
 _SAFE = 2.0**-10  # squares of the singular values wanted, relative to the largest, above which float32 will do
 _RESIDUAL = 1e-5  # relative, above which "gram32" is not accepted
-_FAILED: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+FAILED: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 _PARTS = 8  # of a Gram matrix, which are computed once for both triangles
 # Picoseconds for (m n², n³, m n k) on one core of an AVX-512 server, m ≥ n; ratios are what counts.
 _COSTS: Mapping[Route, tuple[float, float, float]] = {
@@ -52,11 +52,13 @@ def decompose(matrix: Float[Tensor, "m n"], rank: int | None = None) -> Triplets
     """The `rank` largest singular triplets of `matrix`, of its dtype; all min(m, n) of them by default.
 
     Raises:
-        ConvergenceError: no route does: LAPACK's, the same in float64, the Gram matrix's eigenvectors.
+        ConvergenceError: LAPACK's routine does not converge, nor do the eigenvectors of the Gram matrix.
     """
-    attempts = lambda: _svd(matrix), lambda: _svd(matrix.double()), lambda: _by_gram(matrix.double(), min(matrix.shape))
-    _, found = _first(attempts, tuple(matrix.shape))
-    return found.top(min(matrix.shape) if rank is None else rank).to(matrix.dtype)
+    try:
+        found = _svd(matrix)
+    except FAILED:
+        found = _by_eigenvectors(matrix)
+    return found.top(min(matrix.shape) if rank is None else rank)
 
 
 def _first(attempts: Sequence[Callable[[], Triplets]], shape: Sequence[int]) -> tuple[int, Triplets]:
@@ -64,7 +66,7 @@ def _first(attempts: Sequence[Callable[[], Triplets]], shape: Sequence[int]) -> 
     for number, attempt in enumerate(attempts):
         try:
             return number, attempt()
-        except _FAILED:
+        except FAILED:
             continue
     m, n = shape
     raise ConvergenceError(
@@ -75,6 +77,24 @@ def _first(attempts: Sequence[Callable[[], Triplets]], shape: Sequence[int]) -> 
 def _svd(matrix: Tensor) -> Triplets:
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
     return Triplets(u, s, vh.T)
+
+
+def _by_eigenvectors(matrix: Tensor) -> Triplets:
+    """All triplets from the eigenvectors of the Gram matrix of the short side, in float64."""
+    if matrix.shape[0] < matrix.shape[1]:
+        found = _by_eigenvectors(matrix.T)
+        return Triplets(found.v, found.s, found.u)
+    exact = matrix.double()
+    try:
+        v = torch.linalg.eigh(exact.T @ exact).eigenvectors.flip(1)
+        u, upper = torch.linalg.qr(exact @ v)
+    except FAILED as error:
+        m, n = matrix.shape
+        raise ConvergenceError(
+            f"the singular value decomposition of a matrix {m} x {n} does not converge.", "look at its values."
+        ) from error
+    s = upper.diagonal()
+    return Triplets((u * torch.where(s < 0, -1.0, 1.0)).to(matrix), s.abs().to(matrix), v.to(matrix))
 
 
 def shelf(rank: int, most: int) -> int:
@@ -139,7 +159,7 @@ def _taken(tall: Tensor, rank: int, route: Route, shape: Sequence[int]) -> Leadi
             residual = _residual(tall.float(), found)
             if found.rank == rank and residual <= _RESIDUAL:
                 return Leading(found, route, residual)
-        except _FAILED:
+        except FAILED:
             pass
     exact = tall.double()
     attempts: dict[Route, Callable[[], Triplets]] = {
