@@ -19,7 +19,7 @@ from cli_cases import ENVIRONMENT, call, called_json, process, refused
 from taskvec.bench import Bench, BenchSettings, bench
 from taskvec.bench.run import summary_of
 from taskvec.bench.settings import pairs_of
-from taskvec.errors import ParameterError, UnknownName
+from taskvec.errors import ParameterError, TimeLimit, UnknownName
 from taskvec.evaluate import Record, addition, affine, compression, evaluate, negation, own_scores, prepare
 from taskvec.suites import Suite, TextEncoder, heads_of, suite_named
 from taskvec.suites.text_suites import TEXT8
@@ -216,7 +216,7 @@ def test_a_task_that_takes_too_long_is_refused_and_goes_on_later(ran: Bench, sui
         if step.step == 27:
             time.sleep(0.2)
 
-    with pytest.raises(ParameterError, match=r"of 'color' took longer than 0\.1 seconds, at step \d+ of 30"):
+    with pytest.raises(TimeLimit, match=r"of 'color' was at step \d+ of 30 when its 0\.1 s were over"):
         run(suite, tmp_path, replace(SMALL, time_limit=0.1), progress=slow)
     assert run(suite, tmp_path).to_json() == ran.to_json()
 

@@ -75,14 +75,6 @@ def test_a_regime_of_pairs_writes_the_base_and_a_vector(home: Path, tmp_path: Pa
     assert vector.norm() > 0
     path = home / "pair" / "subj.tv.safetensors"
     call("apply", home / "pair" / "base", "x", "--vectors", f"x={path}", "-o", tmp_path / "moved")
-        "apply",
-        home / "pair" / "base",
-        "x",
-        "--vectors",
-        f"x={home / 'pair' / 'subj.tv.safetensors'}",
-        "-o",
-        tmp_path / "moved",
-    )
     assert tv.Checkpoint.open(tmp_path / "moved").fingerprint() == (base + vector).fingerprint()
 
 

@@ -225,9 +225,8 @@ class Merged(AbstractDelta):
             name: [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in vector.terms]
             for name, vector in self.vectors.items()
         }
-        roles = {"roles": found} if (found := self.merging.roles()) else {}
-        known = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), **roles}
-        return {**known, "inputs": inputs}
+        known = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain()}
+        return {**known, **self.merging.layout_changes(), "inputs": inputs}
 
     def describe(self) -> str:
         """See the base class."""

@@ -16,7 +16,7 @@ from taskvec.delta import BLOCK
 from taskvec.engine.device import CPU, device_of
 from taskvec.engine.folding import FoldJob, States, run_fold
 from taskvec.engine.runner import LocalRunner
-from taskvec.errors import NonFiniteError
+from taskvec.errors import ConvergenceError, NonFiniteError, SchemaError
 from taskvec.methods._method import MergeMethod, Place
 from taskvec.methods._parameters import Bound
 
@@ -74,7 +74,10 @@ class Merging:
         self._layout = layout or Layout.of(specs)
         self._runner = LocalRunner(threads)
         self._states: States = {}
-        for name in specs:
+        for name, spec in specs.items():
+            if self._layout[name].spec.shape != spec.shape:
+                what = f"tensor '{name}' is {spec}, and {self._layout[name].spec} in the layout."
+                raise SchemaError(what, "give the layout of this model.")
             method.check_at(bound.at(name))
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
@@ -84,7 +87,8 @@ class Merging:
 
     def place(self, name: str, start: int) -> Place:
         """What a method may know of a block."""
-        return Place(name, self.specs[name].shape, start, tuple(self.inputs))
+        shape, split = self.specs[name].shape, self._layout[name].split
+        return Place(name, shape, start, tuple(self.inputs), tuple(split.pieces(shape)) if split else ())
 
     def stack(self, name: str, start: int, stop: int) -> Any:
         """Entries [start, stop) of every input's `name`, as float32 (task, n); those of a base come first.
@@ -213,23 +217,28 @@ class Merging:
 
         acts_on, row = self.acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
-        with self._device or contextlib.nullcontext():  # what the method makes with as_tensor lies there, too
-            options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
-            merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
+        try:
+            with self._device or contextlib.nullcontext():  # what the method makes with as_tensor lies there, too
+                options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
+                merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
+        except ConvergenceError as error:
+            raise ConvergenceError(f"{method.name} of tensor '{name}': {error.fact}", error.fix) from error
         return merged.double().reshape(-1).cpu().numpy()
 
-    def roles(self) -> dict[str, str]:
-        """The roles that a layout file changed, which are part of what was asked for."""
-        return {n: p.role for n, p in self._layout.places.items() if p.role != default_role(p.spec)}
+    def layout_changes(self) -> dict[str, dict[str, str]]:
+        """What was asked for besides the default: roles, and splits where the method acts on matrices."""
+        places, splits = self._layout.places, self.method.elsewhere is not None
+        roles: dict[str, str] = {n: p.role for n, p in places.items() if p.role != default_role(p.spec)}
+        cut = {n: str(p.split) for n, p in places.items() if splits and p.split is not None}
+        return {key: found for key, found in (("roles", roles), ("splits", cut)) if found}
 
     def identity(self) -> tuple[object, ...]:
         """What decides the result besides the inputs, for resuming a run; devices differ in the last bit."""
-        return (self.method.name, self.bound.to_plain(), self.roles(), self._device_name)
+        return (self.method.name, self.bound.to_plain(), self.layout_changes(), self._device_name)
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""
-        other = self.method.elsewhere
-        return self.method if other is None or self._layout[name].role == "matrix" else other
+        return self.method.acting(self._layout[name], len(self.inputs))
 
     def _bound(self, method: MergeMethod, name: str) -> dict[str, Any]:
         return (self.bound if method is self.method else self._others).at(name)

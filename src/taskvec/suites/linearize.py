@@ -4,7 +4,7 @@ The derivative along τ is taken in forward mode and builds no graph. Its gradie
 loss(f_lin) with respect to τ is J(x)ᵀ g with g = ∂loss/∂f at f_lin, which is one ordinary backward pass at θ0.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -242,6 +242,10 @@ class LinearizedEncoder:
         """L2-normalized features, without gradients."""
         with torch.no_grad():
             return nn.functional.normalize(self.features(self.batch(inputs)), dim=-1)
+
+    def embed(self, phrases: Sequence[str]) -> Tensor:
+        """Unit vectors of class phrases, by the model at θ0."""
+        return self.origin.embed(phrases)
 
     def save(self, folder: str | Path) -> Path:
         """Writes the ordinary model at θ0 + τ."""
