@@ -195,6 +195,13 @@ def test_a_loss_that_is_not_finite_names_the_step(home: Path, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_a_fine_tuning_that_takes_too_long_keeps_its_state(home: Path, tmp_path: Path) -> None:
+    line = [*tuning(home, "sst2"), "--time-limit", "1e-9", "-o", tmp_path / "out"]
+    assert "'sst2' was at step 1 of 30 when its 1e-09 s were over" in refused("tune", *line)
+    assert "'sst2' was at step 2 of 30" in refused("tune", *line)
+    assert (tmp_path / ".out.partial" / "state").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -32,6 +32,7 @@ def tune(
     learning_rate: suites.LearningRate = None,
     rank: Annotated[int, typer.Option("--rank", min=1, metavar="N", help="Of adapters.")] = 16,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Order of texts, start of adapters.")] = 0,
+    time_limit: suites.TimeLimit = None,
     threads: options.Threads = None,
     force: options.Force = False,
     quiet: options.Quiet = False,
@@ -65,6 +66,7 @@ def tune(
             head=head,
             settings=settings,
             progress=lambda step: shown(task, step),
+            seconds=time_limit,
             force=force,
         )
     if as_json:

@@ -26,6 +26,7 @@ def tune_into(
     head: Head | None = None,
     settings: Settings | None = None,
     progress: Callable[[Step], None] | None = None,
+    seconds: float | None = None,
     force: bool = False,
 ) -> Tuned:
     """Fine-tunes a copy of `model` and writes it to `output`; arguments as in `tune`.
@@ -37,13 +38,20 @@ def tune_into(
     Raises:
         DestinationError: `output` exists and `force` does not replace it, or the disk is full.
         ParameterError: the state is that of another fine-tuning.
-        UnknownName, NonFiniteError: as in `tune`.
+        UnknownName, NonFiniteError, TimeLimit: as in `tune`.
     """
     check_output(output, force=force)
     pair, partial = regime_of(regime).pair, partial_of(output)
     with writing(output):
         found = tune(
-            model, task, regime=regime, head=head, settings=settings, progress=progress, resume=partial / "state"
+            model,
+            task,
+            regime=regime,
+            head=head,
+            settings=settings,
+            progress=progress,
+            resume=partial / "state",
+            seconds=seconds,
         )
         made = partial / "out"
         shutil.rmtree(made, ignore_errors=True)
