@@ -70,6 +70,14 @@ def test_tasks_of_few_directions_are_better_off_with_one() -> None:
     assert found.options[0]["worst"] < 1e-6
 
 
+def test_tensors_that_no_task_moves_take_no_room() -> None:
+    vectors = plain(normal(3000, 2, seed=1) @ normal(2, 8, seed=2))
+    still = {"still": torch.zeros(9000, dtype=torch.float64)}
+    padded = {n: v + tv.TaskVector.from_tensors(still) for n, v in vectors.items()}
+    (best, *_) = bases.choose(padded, "7%", precisions=["float32"]).options
+    assert (best["size"], best["bytes"]) == (2, 2 * 4 * 3000)
+
+
 def test_low_rank_spends_the_budget() -> None:
     vectors = tuned_vectors(4)
     found = bases.choose(vectors, "25%", precisions=["tsv"])

@@ -102,6 +102,21 @@ def test_the_recipes_of_the_page_on_merging_run() -> None:
             assert (Path(other) / file.name).read_bytes() == file.read_bytes()
 
 
+@pytest.mark.usefixtures("models")
+def test_the_code_of_the_page_on_bases_runs() -> None:
+    """What its comments say is true."""
+    (code,) = blocks("bases.md", "python")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    basis, store, vectors = found["basis"], found["store"], found["vectors"]
+    total = sum(vectors.values())
+    assert all(torch.allclose(found["total"][n], total[n], atol=1e-5) for n in NAMES)
+    assert Path("edited").is_dir()
+    assert len(list(Path("library/shared").iterdir())) == basis.size == 2
+    assert list(Path("library/vectors").iterdir()) == []
+    assert all(basis.error(n) <= store.error(n) < 1.0 for n in vectors)
+
+
 def test_the_method_of_the_page_on_extending_runs(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under 40 lines; in `merge`, in a recipe and in `methods`; against the same in plain torch."""
     monkeypatch.setattr(_method, "_methods", dict(_method._methods))

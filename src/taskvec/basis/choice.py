@@ -161,8 +161,11 @@ class _Search:
             yield from self._option(most, precision, make(codec, parameters), method, options)
 
     def _size_of(self, codec: AbstractCodec) -> int:
+        """The bytes of one vector, over the tensors that some task moves."""
+        shares = self._gram.per_tensor or {}
         specs = {n: s for v in self._vectors.values() for n, s in v.specs.items()}
-        return sum(p.nbytes for s in specs.values() for p in codec.bound(s).values())
+        moved = [s for n, s in specs.items() if n in shares and bool(shares[n].any())]
+        return sum(p.nbytes for s in moved for p in codec.bound(s).values())
 
     def _option(
         self, size: int, precision: str, codec: AbstractCodec, method: str, options: Mapping[str, Any]
