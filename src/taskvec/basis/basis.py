@@ -14,6 +14,7 @@ from taskvec.basis._solver import get
 from taskvec.basis.certificates import NegationCertificate, Values, negation, positive, vector_of
 from taskvec.basis.state import Asked, State, arrived, built, fitted
 from taskvec.checkpoint.durable import write_durably
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.engine.merge import merge
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.gramian import Gram, Vectors, named_vectors
@@ -51,6 +52,7 @@ class Basis:
         normalize: bool = False,
         gram: Gram | None = None,
         threads: int | None = None,
+        progress: Progress = unseen,
         **options: Any,
     ) -> Basis:
         """A basis of `size` vectors.
@@ -64,6 +66,7 @@ class Basis:
             normalize: whether every task's error counts relative to its norm, so that small tasks are not given up.
             gram: `Gram.of(vectors)`, where it is known already.
             threads: workers; default: one a processor.
+            progress: called with (name of the step, bytes done, bytes in all).
             **options: those of the method.
 
         Raises:
@@ -82,7 +85,7 @@ class Basis:
             _table("coefficients", coefficients, names),
             options,
         )
-        known = gram if gram is not None else Gram.of(named, threads=threads)
+        known = gram if gram is not None else Gram.of(named, threads=threads, progress=progress)
         if known.names != names:
             raise ParameterError("the Gram matrix is of other vectors than those given.", "leave gram out.")
         codes = asked.solve(known.matrix, names, size)

@@ -96,7 +96,11 @@ def choose(
     specs = {n: s for v in named.values() for n, s in v.specs.items()}
     dense = 4 * len(named) * sum(s.numel for s in specs.values())
     limit = _bytes(budget, dense)
-    known = gram if gram is not None and gram.per_tensor is not None else Gram.of(named, per_tensor=True)
+    known = (
+        gram
+        if gram is not None and gram.per_tensor is not None
+        else Gram.of(named, per_tensor=True, threads=threads, progress=progress)
+    )
     work: dict[str, Any] = {"threads": worker_count(threads), "progress": progress}
     search = _Search(named, known, dense=dense, limit=limit, **work)
     rows = [row for each in precisions for row in search.options(each, method, options)]
