@@ -29,7 +29,22 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
     "tsv 5% int8": ("tsv", {"budget": "5%", "dtype": "int8", "other": "int8"}),
     "tsv 1.5% int8": ("tsv", {"budget": "1.5%", "dtype": "int8", "other": "int8"}),
 }
-METHODS = ("average", "task_arithmetic", "ties", "dare_ties", "pcb")
+MERGES: dict[str, tuple[str, dict[str, Any]]] = {
+    "average": ("average", {}),
+    "task_arithmetic": ("task_arithmetic", {}),
+    "ties": ("ties", {}),
+    "dare_ties": ("dare_ties", {}),
+    "pcb": ("pcb", {}),
+    "iso_c": ("iso_c", {}),
+    "iso_cts": ("iso_cts", {}),
+    "wudi": ("wudi", {}),
+    "wudi ridge 0": ("wudi", {"ridge": 0.0}),
+    "wudi adam": ("wudi", {"solver": "adam"}),
+    "knots ties": ("knots", {"method": "ties"}),
+    "boosted average": ("subspace_boosting", {"method": "average"}),
+    "star": ("star", {}),
+    "cart": ("cart", {}),
+}
 SCALES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
 VALIDATION = 80
 
@@ -53,7 +68,7 @@ def main() -> None:
     )
     merged = addition(
         tuned.encoder,
-        {name: tv.merge(name, tuned.vectors) for name in METHODS},
+        {label: tv.merge(method, tuned.vectors, **given) for label, (method, given) in MERGES.items()},
         validation=validation,
         test=test,
         single_validation=single[0],
