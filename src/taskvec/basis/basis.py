@@ -20,6 +20,7 @@ from taskvec.errors import ParameterError, UnknownName
 from taskvec.gramian import Gram, Vectors, named_vectors
 from taskvec.vector import TaskVector, check_compatible
 
+_PARALLEL = 1e4  # condition number from which bfloat16 vectors recover nothing but noise
 RECOVERABLE = 0.5  # the relative error up to which a task may be negated without force: 3/4 of its energy come back
 
 
@@ -124,7 +125,11 @@ class Basis:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing, in sentences."""
-        return self._state.notes
+        condition = self._state.condition
+        if condition <= _PARALLEL:
+            return self._state.notes
+        note = f"the vectors are nearly parallel (condition number {condition:.1g}): keep them in high precision."
+        return (*self._state.notes, note)
 
     @property
     def report(self) -> Mapping[str, Any]:
@@ -238,9 +243,9 @@ class Basis:
             for n, norm, error, each in columns
         ]
         encoder = None if s.encoder is None else s.encoder.tolist()
-        about = {"method": self.asked.method, "size": self.size, "addition": self.addition()}
+        about = {"method": self.asked.method, "size": self.size, "addition": self.addition(), "condition": s.condition}
         matrices = {"encoder": encoder, "gram": s.gram.tolist(), "members": s.members.tolist()}
-        return {**about, "tasks": tasks, **matrices, "report": dict(s.report), "notes": list(s.notes)}
+        return {**about, "tasks": tasks, **matrices, "report": dict(s.report), "notes": list(self.notes)}
 
     def to_json(self) -> str:
         """`plain()` as JSON."""
