@@ -13,6 +13,7 @@ from torch import Tensor
 from taskvec.basis._solver import get
 from taskvec.basis.certificates import NegationCertificate, Values, negation, positive, vector_of
 from taskvec.basis.state import Asked, State, arrived, built, fitted
+from taskvec.basis.tables import finite
 from taskvec.checkpoint.durable import write_durably
 from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.engine.merge import merge
@@ -235,21 +236,37 @@ class Basis:
     # --- as data ----------------------------------------------------------------------------------------------------
 
     def plain(self) -> dict[str, Any]:
-        """The basis as tables: `tasks` (name, norm, error, coefficients, added), matrices, report and notes."""
+        """The basis as tables: `tasks`, matrices, report and notes.
+
+        Rows of `tasks`: name, norm, error (None where a task of norm 0 comes back as something else), coefficients,
+        and whether it was added later.
+        """
         s = self._state
         columns = zip(s.names, s.norms.tolist(), s.errors.tolist(), s.decoder.T.tolist(), strict=True)
         tasks = [
-            {"name": n, "norm": norm, "error": error, "coefficients": each, "added": n in s.added}
+            {"name": n, "norm": norm, "error": finite(error), "coefficients": each, "added": n in s.added}
             for n, norm, error, each in columns
         ]
         encoder = None if s.encoder is None else s.encoder.tolist()
-        about = {"method": self.asked.method, "size": self.size, "addition": self.addition(), "condition": s.condition}
+        about = {
+            "method": self.asked.method,
+            "size": self.size,
+            "addition": self.addition(),
+            "condition": finite(s.condition),
+        }
         matrices = {"encoder": encoder, "gram": s.gram.tolist(), "members": s.members.tolist()}
-        return {**about, "tasks": tasks, **matrices, "report": dict(s.report), "notes": list(self.notes)}
+        return {
+            **about,
+            "addition": self.addition(),
+            "tasks": tasks,
+            **matrices,
+            "report": dict(s.report),
+            "notes": list(self.notes),
+        }
 
     def to_json(self) -> str:
         """`plain()` as JSON."""
-        return json.dumps(self.plain(), indent=1, ensure_ascii=False)
+        return json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json()` to `path`; the vectors are kept by a store (`Store.fit_basis`)."""

@@ -183,7 +183,7 @@ class _Search:
             return
         lost = basis.state.lost + basis.state.decoder.abs().T @ coded.lost
         errors = relative(lost, basis.state.norms)
-        finite = errors[basis.state.norms > 0.0]
+        moved = errors[basis.state.norms > 0.0]
         yield {
             "size": size,
             "basis": size < tasks,
@@ -192,9 +192,9 @@ class _Search:
             "bytes": coded.nbytes,
             "share": coded.nbytes / self._dense if self._dense else 0.0,
             "fits": coded.nbytes <= _ROOM * self._limit,
-            "worst": float(finite.max()) if len(finite) else 0.0,
-            "rms": float(finite.square().mean().sqrt()) if len(finite) else 0.0,
-            "errors": dict(zip(basis.names, errors.tolist(), strict=True)),
+            "worst": float(moved.max()) if len(moved) else 0.0,
+            "rms": float(moved.square().mean().sqrt()) if len(moved) else 0.0,
+            "errors": {n: finite(e) for n, e in zip(basis.names, errors.tolist(), strict=True)},
         }
 
     def _whole(self) -> Gram:
