@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.card import write_side_files
 from taskvec.checkpoint.durable import write_durably
+from taskvec.checkpoint.files import index_name
 from taskvec.checkpoint.output import (
     OutputFile,
     OutputWriter,
@@ -167,7 +168,7 @@ def _safetensors_name(relative: str) -> str:
     path = PurePosixPath(relative)
     if path.suffix == ".safetensors":
         return relative
-    stem = path.stem.replace("pytorch_model", "model")
+    stem = path.stem.removeprefix("pytorch_") if path.stem.startswith("pytorch_model") else path.stem
     return (path.parent / f"{stem}.safetensors").as_posix()
 
 
@@ -223,7 +224,7 @@ def _reshard(source: AbstractSource, layout: TensorPlan, limit: int) -> Iterator
 
 
 def _write_indexes(folder: Path, written: Mapping[str, Mapping[str, Sequence[Written]]]) -> None:
-    """An index.json for every folder that has more than one file of tensors."""
+    """An index for every folder that has more than one file of tensors."""
     by_folder: dict[PurePosixPath, list[str]] = {}
     for file in written:
         by_folder.setdefault(PurePosixPath(file).parent, []).append(file)
@@ -239,7 +240,7 @@ def _write_indexes(folder: Path, written: Mapping[str, Mapping[str, Sequence[Wri
             "weight_map": {p.key: f for p, f in sorted(parts, key=lambda x: x[0].key)},
         }
         text = json.dumps(table, indent=2) + "\n"
-        write_durably(folder / parent / f"{stem}.safetensors.index.json", text)
+        write_durably(folder / parent / index_name(stem), text)
 
 
 def worker_count(threads: int | None) -> int:
