@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskvec.delta import BLOCK
 from taskvec.methods._method import Fold
+from taskvec.ops.threads import one_thread
 
 if TYPE_CHECKING:
     from taskvec.engine.merging import Merging
@@ -34,7 +35,8 @@ def run_fold(merging: Merging, fold: Fold, before: States, *, threads: int | Non
 
     def finish(key: str | None, total: Any) -> Any:
         bound = fixed if key is None else merging.bound.at(key)
-        return fold.finish(total, before.get(key, before.get(None)), entries[key], **bound)
+        with one_thread():
+            return fold.finish(total, before.get(key, before.get(None)), entries[key], **bound)
 
     states: dict[str | None, Any] = {}
     statistics = _ordered(merging, fold, before, threads or os.cpu_count() or 1)
@@ -63,7 +65,8 @@ def _ordered(merging: Merging, fold: Fold, before: States, threads: int) -> Iter
         found: list[Any] = []
         for at in range(start, stop, size):
             block, base = merging.parts(merging.stack(name, at, min(at + size, stop)))
-            found.append(fold.step(block, at=merging.place(name, at), state=state, **base, **bound))
+            with one_thread():
+                found.append(fold.step(block, at=merging.place(name, at), state=state, **base, **bound))
         return found
 
     with ThreadPoolExecutor(threads) as pool:

@@ -15,6 +15,7 @@ from taskvec.engine.folding import States, run_fold
 from taskvec.errors import NonFiniteError
 from taskvec.methods._method import MergeMethod, Place
 from taskvec.methods._parameters import Bound
+from taskvec.ops.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +157,8 @@ class Merging:
         with self._lock:
             if name not in self._weights:
                 known = self._state(name) if method.gram is not None else len(self.inputs)
-                self._weights[name] = method.weigh(known, **self._bound(method, name))
+                with one_thread():
+                    self._weights[name] = method.weigh(known, **self._bound(method, name))
             return self._weights[name]
 
     def single(self, name: str) -> str | None:
@@ -198,8 +200,9 @@ class Merging:
         acts_on, row = self._acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
         options |= {key: torch.from_numpy(values).reshape(shape) for key, values in base.items()}
-        merged = method(torch.from_numpy(block).reshape(-1, *shape), **options)
-        return merged.double().reshape(-1).numpy()
+        with one_thread():
+            merged = method(torch.from_numpy(block).reshape(-1, *shape), **options)
+            return merged.double().reshape(-1).numpy()
 
     def roles(self) -> dict[str, str]:
         """The roles that a layout file changed, which are part of what was asked for."""
