@@ -14,8 +14,8 @@ from taskvec.suites import Head, Suite, TextEncoder, docs8, heads_of, text8, tex
 from taskvec.suites.encoder import folder_of
 from taskvec.tune import Settings, tune
 
-DATA = os.environ.get("TASKVEC_DATA")  # folder with TASK/{train,val,test}.parquet; without it the hub is read
-SUITES = {"docs8": docs8, "text8": lambda: text8(data=DATA), "text12": lambda: text12(data=DATA)}
+DATA = os.environ.get("TASKVEC_DATA", "data/text")  # TASK/{train,val,test}.parquet
+SUITES = {"docs8": docs8, "text8": lambda: text8(DATA), "text12": lambda: text12(DATA)}
 RATES = {("text8", "standard"): 5e-5, ("text8", "tangent"): 1e-4}  # others: the default of `Settings`
 
 

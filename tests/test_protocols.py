@@ -95,6 +95,8 @@ def test_addition_reports_each_merge_at_its_best_scale_and_at_one(trained: Train
     rows = json.loads((tmp_path / "addition.json").read_text())["addition"]
     assert [r["name"] for r in rows] == list(merged)
     assert rows[0]["mean"] == table["average"].scores.mean  # type: ignore[index]
+    with pytest.raises(UnknownName, match=r"there is no row 'averag'(.|\s)*average"):
+        table["averag"]  # type: ignore[index]
 
 
 def test_addition_of_nothing_is_the_base_whatever_the_scale(trained: Trained) -> None:

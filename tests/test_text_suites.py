@@ -52,6 +52,17 @@ def test_csv_files_with_words_as_labels(tmp_path: Path) -> None:
     assert read_task(Table(name="t"), tmp_path).phrases == ("no way", "yes")
 
 
+def test_words_mean_the_same_in_every_split(tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    for split, lines in (("train", "a,no\nb,maybe\nc,yes\n"), ("val", "d,yes\n"), ("test", "e,maybe\nf,yes\n")):
+        (tmp_path / "t" / f"{split}.csv").write_text("text,label\n" + lines)
+    task = read_task(Table(name="t"), tmp_path)
+    assert task.classes == ("maybe", "no", "yes")
+    assert task.split("val").labels == (2,)
+    test = task.split("test")
+    assert dict(zip(test.texts, test.labels, strict=True)) == {"e": 0, "f": 2}
+
+
 def test_without_a_validation_split_a_tenth_of_the_training_texts_is_held_out(tmp_path: Path) -> None:
     write(tmp_path / "t", "train", rows(1000))
     write(tmp_path / "t", "test", rows(20, 5000))
@@ -71,9 +82,7 @@ def test_pairs_are_joined(tmp_path: Path) -> None:
 
 def test_what_is_missing_is_named_with_where_to_put_it(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match=r"has no 'train' split: .*train\.parquet' is not there\.\nFix: put train"):
-        read_task(Table(name="t", hub="some/set"), tmp_path)
-    with pytest.raises(FormatError, match="the task 't' is on no hub"):
-        read_task(Table(name="t"), None)
+        read_task(Table(name="t"), tmp_path)
     for split in ("train", "test"):
         write(tmp_path / "t", split, rows(20))
     with pytest.raises(SchemaError, match="the split 'train' of task 't' has no column 'sentence'; it has"):
@@ -87,6 +96,9 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "t", "train", rows(20))
     write(tmp_path / "t", "test", rows(20), names=["bad", "fine"])
     with pytest.raises(SchemaError, match="the class 'fine' of the split 'test' of task 't' is not one of"):
+        read_task(Table(name="t"), tmp_path)
+    write(tmp_path / "t", "train", rows(20), names=None)
+    with pytest.raises(SchemaError, match="the labels of the split 'train' of task 't' are numbers without names"):
         read_task(Table(name="t"), tmp_path)
     write(tmp_path / "t", "test", {**rows(20), "label": [7] * 20}, names=None)
     with pytest.raises(ParameterError, match="label 7 of text 0 in the split 'test'"):
@@ -102,8 +114,8 @@ def test_the_suites_have_the_tasks_that_the_papers_protocols_need() -> None:
 
 @pytest.mark.shared
 def test_the_development_data_give_both_suites(shared: Path) -> None:
-    suite = text12(data=shared / "data" / "text")
-    assert suite.names()[:8] == text8(data=shared / "data" / "text").names()
+    suite = text12(shared / "data" / "text")
+    assert suite.names()[:8] == text8(shared / "data" / "text").names()
     for task in suite.tasks:
         assert min(len(task.split(split)) for split in ("train", "val", "test")) > 300
     assert " [SEP] " in suite.task("mrpc").split("train").texts[0]

@@ -19,7 +19,7 @@ from taskvec.cli._help import light_help_option
 
 # The order in which help lists them; what is not here comes after, by name.
 _ORDER = (
-    *("info", "extract", "apply", "merge", "methods", "plan", "store"),
+    *("info", "extract", "apply", "export", "merge", "methods", "plan", "store"),
     *("basis", "analyze", "tune", "eval", "bench", "demo"),
 )
 

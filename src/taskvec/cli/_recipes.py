@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="RECIPE.yml | TUNED...",
+        metavar="RECIPE.yml | TUNED",
         help="A recipe; or, with --method, the inputs: models, task vectors, LoRA adapters, as PATH or NAME=PATH.",
     ),
 ]
@@ -39,6 +39,9 @@ Transforms = Annotated[
     list[str] | None, typer.Option("--transform", metavar="NAME", help="Applied to the inputs first; repeats.")
 ]
 Layout = Annotated[str | None, typer.Option("--layout", metavar="FILE", help="A YAML file with roles and splits.")]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="Where the method runs: cpu (default), cuda, cuda:1.")
+]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
 
@@ -72,6 +75,7 @@ def recipe_of(
     layout: Layout = None,
     dtype: options.Dtype = None,
     shard_size: options.ShardSize = None,
+    device: Device = None,
 ) -> "Recipe":
     """The recipe that arguments and options mean; options replace what a file says.
 
@@ -89,7 +93,7 @@ def recipe_of(
         "seed": seed,
         "layout": layout,
     }
-    given |= {"transforms": transforms, "dtype": dtype, "shard_size": shard_size}
+    given |= {"transforms": transforms, "dtype": dtype, "shard_size": shard_size, "device": device}
     fields = {key: value for key, value in given.items() if value not in (None, [])}
     parameters = _parameters(settings)
     if method is not None:

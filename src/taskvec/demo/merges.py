@@ -10,7 +10,7 @@ from typing import final
 from taskvec import methods
 from taskvec.demo.state import Demo, to_rows
 from taskvec.engine.merge import merge
-from taskvec.evaluate import Scores, search_scale
+from taskvec.evaluate import Scores, deltas_of, search_scale
 from taskvec.vector import TaskVector
 
 # Method, with its default parameters, and the scales to try on validation texts. An average has no scale of its own:
@@ -69,7 +69,7 @@ def _best_scale(demo: Demo, name: str, vector: TaskVector, scales: tuple[float, 
 
     def compute() -> float:
         demo.say(f"  {name} on val, at {len(scales)} scales")
-        prepared, deltas = demo.prepared("val", tasks), demo.deltas(vector)
+        prepared, deltas = demo.prepared("val", tasks), deltas_of(demo.encoder, vector)
         return search_scale(demo.encoder, prepared, deltas, scales=scales, single=single, autocast=True).scale
 
     return float(demo.memo(key, compute))

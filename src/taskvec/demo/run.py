@@ -22,7 +22,7 @@ from taskvec.demo.merges import WRITTEN, Merge, merges
 from taskvec.demo.result import DemoResult, Row
 from taskvec.demo.state import Demo, Say, to_rows
 from taskvec.errors import TaskVecError
-from taskvec.evaluate import Scores, score, search_negation
+from taskvec.evaluate import Scores, deltas_of, score, search_negation
 from taskvec.store import Store
 from taskvec.suites import Suite, Task, TextEncoder, docs8, heads_of
 from taskvec.suites.encoder import folder_of
@@ -178,7 +178,7 @@ def _negation_scale(demo: Demo, vector: TaskVector, target: str, control: str) -
         found = search_negation(
             demo.encoder,
             demo.prepared("val", (target, control)),
-            demo.deltas(vector),
+            deltas_of(demo.encoder, vector),
             target=target,
             control=control,
             scales=NEGATION_SCALES,

@@ -11,7 +11,7 @@ from typing import Any, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.demo.memo import Memo
-from taskvec.evaluate import Prepared, Score, Scores, prepare, resident, score
+from taskvec.evaluate import Prepared, Score, Scores, deltas_of, prepare, resident, score
 from taskvec.suites import Head, Suite, TextEncoder
 from taskvec.tune import Settings
 from taskvec.vector import TaskVector
@@ -53,11 +53,6 @@ class Demo:
         limit = VALIDATION if split == "val" else None
         return prepare(self.encoder, self.suite, split=split, limit=limit, tasks=tasks, heads=self.heads)
 
-    def deltas(self, vector: TaskVector) -> dict[str, Any]:
-        """The deltas of the tensors that the encoder has (the file may hold more, e.g. an unused pooler)."""
-        own = self.encoder.module.state_dict()
-        return {n: vector[n] for n in vector.names() if n in own and not vector.is_zero(n)}
-
     def scores(
         self,
         label: str,
@@ -75,7 +70,7 @@ class Demo:
 
         def compute() -> list[dict[str, Any]]:
             self.say(f"  {label} on {split}")
-            with resident(self.encoder.module, {} if vector is None else self.deltas(vector)) as move:
+            with resident(self.encoder.module, {} if vector is None else deltas_of(self.encoder, vector)) as move:
                 move(scale)
                 return to_rows(score(self.encoder, self.prepared(split, tasks), autocast=True))
 

@@ -1,14 +1,13 @@
 """The addition protocol: merged vectors side by side, each at the scale that validation chooses and at scale 1."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
 from taskvec.evaluate.patch import resident
+from taskvec.evaluate.record import Record, row_named
 from taskvec.evaluate.scores import Scores, normalized
 from taskvec.evaluate.scoring import Prepared, score
 from taskvec.evaluate.search import search_scale
@@ -31,21 +30,22 @@ class AdditionRow:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Addition:
+class Addition(Record):
     """One row a merge, in the order given. `curve` holds (scale, mean normalized validation accuracy)."""
 
     rows: tuple[AdditionRow, ...]
 
     def __getitem__(self, name: str) -> AdditionRow:
-        return next(row for row in self.rows if row.name == name)
+        """The row of that name.
 
-    def to_json(self) -> str:
+        Raises:
+            UnknownName: there is none.
+        """
+        return row_named(self.rows, name)
+
+    def plain(self) -> dict[str, Any]:
         """A list of rows: name, scale, mean and standard error, normalized mean, mean at scale 1, curve, tasks."""
-        return json.dumps({"addition": [_plain(row) for row in self.rows]}, indent=2)
-
-    def save(self, path: str | Path) -> None:
-        """Writes `to_json()` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        return {"addition": [_plain(row) for row in self.rows]}
 
 
 def _plain(row: AdditionRow) -> dict[str, object]:

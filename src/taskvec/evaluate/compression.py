@@ -1,6 +1,5 @@
 """The compression protocol: each task from its compressed vector, beside the exact bytes of what is stored."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, final
 
 from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.patch import resident
+from taskvec.evaluate.record import Record, row_named
 from taskvec.evaluate.scores import Score, Scores, normalized
 from taskvec.evaluate.scoring import Prepared, score
 from taskvec.suites import Encoder
@@ -32,21 +32,22 @@ class CompressionRow:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compression:
+class Compression(Record):
     """One row a codec. `share` is bytes over those of the vectors in float32; normalized by the tuned models."""
 
     rows: tuple[CompressionRow, ...]
 
     def __getitem__(self, name: str) -> CompressionRow:
-        return next(row for row in self.rows if row.name == name)
+        """The row of that name.
 
-    def to_json(self) -> str:
+        Raises:
+            UnknownName: there is none.
+        """
+        return row_named(self.rows, name)
+
+    def plain(self) -> dict[str, Any]:
         """A list of rows: name, bytes, share, error, mean, standard error, normalized mean, tasks."""
-        return json.dumps({"compression": [_plain(row) for row in self.rows]}, indent=2)
-
-    def save(self, path: str | Path) -> None:
-        """Writes `to_json()` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        return {"compression": [_plain(row) for row in self.rows]}
 
 
 def _plain(row: CompressionRow) -> dict[str, object]:

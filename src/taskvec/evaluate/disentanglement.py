@@ -1,10 +1,8 @@
 """The disentanglement error ξ(α1, α2): how often a second task vector changes a task's predictions."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal, final
+from typing import Any, Literal, final
 
 from torch import Tensor
 
@@ -12,9 +10,10 @@ from taskvec.errors import ParameterError, SchemaError
 from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.affine import affine
 from taskvec.evaluate.patch import resident
-from taskvec.evaluate.scoring import Prepared
+from taskvec.evaluate.record import Record
+from taskvec.evaluate.scoring import Prepared, prepare
 from taskvec.evaluate.search import only
-from taskvec.suites import TextEncoder, logits_of
+from taskvec.suites import Suite, TextEncoder, logits_of
 from taskvec.vector import TaskVector
 
 Predict = Callable[[str, float, float], Tensor]
@@ -34,7 +33,7 @@ class ErrorRow:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Disentanglement:
+class Disentanglement(Record):
     """ξ of two tasks over a grid of coefficients; `error(a, b)` is one point."""
 
     tasks: tuple[str, str]
@@ -42,28 +41,31 @@ class Disentanglement:
     rows: tuple[ErrorRow, ...]
 
     def error(self, first: float, second: float) -> float:
-        """ξ at a point of the grid."""
-        return next(row.error for row in self.rows if (row.first, row.second) == (first, second))
+        """ξ at a point of the grid.
+
+        Raises:
+            ParameterError: the map has no such point.
+        """
+        for row in self.rows:
+            if (row.first, row.second) == (first, second):
+                return row.error
+        raise ParameterError(f"the map has no point ({first:g}, {second:g}).", "ask for one of its grid.")
 
     @property
     def mean(self) -> float:
         """The mean of ξ over the grid."""
         return sum(row.error for row in self.rows) / len(self.rows)
 
-    def to_json(self) -> str:
+    def plain(self) -> dict[str, Any]:
         """Tasks, regime, form ("sum, in [0, 2]"), mean and the rows."""
         record = {"tasks": self.tasks, "regime": self.regime, "form": "sum, in [0, 2]", "mean": self.mean}
-        return json.dumps({**record, "disentanglement": [asdict(row) for row in self.rows]}, indent=2)
-
-    def save(self, path: str | Path) -> None:
-        """Writes `to_json()` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        return {**record, "disentanglement": [asdict(row) for row in self.rows]}
 
 
 def disentanglement(
     encoder: TextEncoder,
     vectors: Mapping[str, TaskVector],
-    prepared: Prepared,
+    suite: Suite | Prepared,
     grid: Sequence[float],
     *,
     regime: Literal["standard", "linear"] = "standard",
@@ -77,13 +79,13 @@ def disentanglement(
     Args:
         encoder: the base model; has its weights back afterwards.
         vectors: the two tasks' names → their vectors.
-        prepared: inputs of these two tasks at least.
+        suite: the suite of the two tasks, whose test inputs are used, or prepared inputs of these tasks at least.
         grid: values of both coefficients, e.g. 25 points in [−3, 3].
         regime: "linear" evaluates the model to first order, whatever the vectors were trained with.
         autocast: run the standard forward in bfloat16.
 
     Raises:
-        ParameterError: not two vectors, or an empty grid. UnknownName: a task that was not prepared.
+        ParameterError: not two vectors, or an empty grid. UnknownName: a task that the suite does not have.
         SchemaError: a vector that moves nothing of the model.
     """
     if len(vectors) != 2:
@@ -91,6 +93,7 @@ def disentanglement(
     if not grid:
         raise ParameterError("the grid of coefficients is empty.", "give at least one.")
     first, second = vectors
+    prepared = prepare(encoder, suite, split="test", tasks=vectors) if isinstance(suite, Suite) else suite
     two = Prepared(suite=prepared.suite, split=prepared.split, tasks=only(prepared, (first, second)))
     predict = _linear(encoder, two, vectors) if regime == "linear" else _standard(encoder, two, vectors, autocast)
     alone = {(t, a): predict(t, a if t == first else 0.0, a if t == second else 0.0) for t in vectors for a in grid}

@@ -1,13 +1,12 @@
 """The negation protocol: each task forgotten as far as a control task allows."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.patch import resident
+from taskvec.evaluate.record import Record
 from taskvec.evaluate.scores import Score
 from taskvec.evaluate.scoring import Prepared, score
 from taskvec.evaluate.search import only, search_negation
@@ -31,7 +30,7 @@ class NegationRow:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Negation:
+class Negation(Record):
     """One row a target."""
 
     rows: tuple[NegationRow, ...]
@@ -46,14 +45,9 @@ class Negation:
         """Mean test accuracy of the controls after negation; higher is better."""
         return sum(row.control_after.value for row in self.rows) / len(self.rows)
 
-    def to_json(self) -> str:
+    def plain(self) -> dict[str, Any]:
         """The two means and the rows."""
-        rows = [asdict(row) for row in self.rows]
-        return json.dumps({"target": self.target, "control": self.control, "negation": rows}, indent=2)
-
-    def save(self, path: str | Path) -> None:
-        """Writes `to_json()` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        return {"target": self.target, "control": self.control, "negation": [asdict(row) for row in self.rows]}
 
 
 def negation(

@@ -1,15 +1,14 @@
 """Choosing a scale on validation data, with one resident model."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.evaluate.patch import resident
+from taskvec.evaluate.record import Record
 from taskvec.evaluate.scores import Scores, normalized
 from taskvec.evaluate.scoring import Prepared, PreparedTask, score
 from taskvec.evaluate.selection import BEST_MEAN_RULE, NEGATION_RULE, choose_best, choose_negation
@@ -28,20 +27,16 @@ class ScaleRow:
 
 @final
 @dataclass(frozen=True, slots=True)
-class ScaleSearch:
+class ScaleSearch(Record):
     """The chosen scale, the rule that chose it, and the whole grid."""
 
     scale: float
     rule: str
     rows: tuple[ScaleRow, ...]
 
-    def to_json(self) -> str:
-        """Scale, rule and the rows (scale, objective, one score a task) as a JSON object."""
-        return json.dumps(asdict(self), indent=2)
-
-    def save(self, path: str | Path) -> None:
-        """Writes `to_json()` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+    def plain(self) -> dict[str, Any]:
+        """Scale, rule and the rows (scale, objective, one score a task)."""
+        return asdict(self)
 
 
 def search_scale(

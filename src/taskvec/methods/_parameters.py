@@ -174,7 +174,7 @@ class Bound:
                 )
         return self.at("")
 
-    def toplain(self) -> dict[str, Any]:
+    def to_plain(self) -> dict[str, Any]:
         """The parameters as plain data, for recipes."""
         return {k: plain(v) for k, v in self.values.items()}
 

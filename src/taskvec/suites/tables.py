@@ -1,4 +1,4 @@
-"""Texts and labels from tables: parquet and CSV files, or data sets of the hub; read by the `datasets` library."""
+"""Texts and labels from tables: parquet and CSV files, read by the `datasets` library."""
 
 from __future__ import annotations
 
@@ -21,36 +21,35 @@ HELD_OUT = 0.1
 class Table:
     """Where a task's rows are and what its columns are called.
 
-    `hub` is a data set id, `config` its configuration; `splits` names its splits ours → theirs, where they differ.
-    `classes` overrides the names that the label column has; `phrases` what the head embeds (default: the classes).
+    `pair` is the column of a second text. `classes` replaces the names that the label column has; `phrases` are what
+    the head embeds (default: the classes).
     """
 
     name: str
-    hub: str = ""
-    config: str | None = None
     text: str = "text"
     pair: str | None = None
     label: str = "label"
-    splits: Mapping[str, str] | None = None
     classes: tuple[str, ...] = ()
     phrases: tuple[str, ...] = ()
     metric: str = "accuracy"
     version: str = "1"
 
 
-def read_task(table: Table, folder: Path | None) -> Task:
-    """The task from `folder/NAME/{train,val,test}.parquet` (or .csv), or from the hub where `folder` is None.
+def read_task(table: Table, folder: Path) -> Task:
+    """The task from `folder/NAME/{train,val,test}.parquet` (or .csv).
 
     A task without a validation split gets a tenth of its training texts, chosen by the hash of the text.
 
     Raises:
-        FormatError: no such folder or data set; says what to put where.
-        SchemaError: a column is missing, or classes differ between two splits.
+        FormatError: a split is not there; says what to put where.
+        SchemaError: a column or the classes' names are missing, or classes differ between two splits.
         ParameterError: a label outside the classes, or an empty split.
     """
-    rows = _from_folder(table, folder) if folder is not None else _from_hub(table)
+    rows = _splits(table, folder)
+    for split, data in rows.items():
+        _check_columns(table, split, data)
     classes = table.classes or _class_names(table, rows)
-    splits = {name: _split(table, data) for name, data in rows.items()}
+    splits = {name: _split(table, data, classes) for name, data in rows.items()}
     if "val" not in splits:
         splits["train"], splits["val"] = _held_out(splits["train"])
     phrases = table.phrases or tuple(name.replace("_", " ").replace("-", " ") for name in classes)
@@ -64,7 +63,7 @@ def read_task(table: Table, folder: Path | None) -> Task:
     )
 
 
-def _from_folder(table: Table, folder: Path) -> dict[str, Any]:
+def _splits(table: Table, folder: Path) -> dict[str, Any]:
     home = folder / table.name
     found = {}
     for split in SPLITS:
@@ -77,8 +76,7 @@ def _from_folder(table: Table, folder: Path) -> dict[str, Any]:
     if missing:
         raise FormatError(
             f"the task '{table.name}' has no '{missing[0]}' split: '{home / missing[0]}.parquet' is not there.",
-            f"put {missing[0]}.parquet with the columns {table.text} and {table.label} into '{home}'"
-            + (f", or read the hub's {table.hub}." if table.hub else "."),
+            f"put {missing[0]}.parquet with the columns {table.text} and {table.label} into '{home}'.",
         )
     return found
 
@@ -89,21 +87,6 @@ def _load(kind: str, path: Path) -> Any:
         return datasets.load_dataset(kind, data_files={"train": str(path)}, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
         raise FormatError(f"'{path}' cannot be read as {kind}: {error}") from error
-
-
-def _from_hub(table: Table) -> dict[str, Any]:
-    datasets = _datasets()
-    if not table.hub:
-        raise FormatError(f"the task '{table.name}' is on no hub.", "give the folder with its files (--data).")
-    try:
-        found = datasets.load_dataset(table.hub, table.config)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise FormatError(
-            f"the data set '{table.hub}' of task '{table.name}' cannot be fetched ({type(error).__name__}: {error}).",
-            f"go online, or give a folder with {table.name}/train.parquet and test.parquet (--data).",
-        ) from error
-    names = table.splits or {}
-    return {ours: found[names.get(ours, ours)] for ours in SPLITS if names.get(ours, ours) in found}
 
 
 def _datasets() -> Any:
@@ -120,19 +103,30 @@ def _datasets() -> Any:
 def _class_names(table: Table, rows: Mapping[str, Any]) -> tuple[str, ...]:
     found: dict[str, tuple[str, ...]] = {}
     for split, data in rows.items():
-        _check_columns(table, split, data)
-        names = getattr(data.features[table.label], "names", None)
-        values = names if names is not None else sorted({str(value) for value in data[table.label]})
-        found[split] = tuple(values)
+        found[split] = tuple(_names(table, split, data))
     classes = found["train"]
     for split, names in found.items():
         if not set(names) <= set(classes) or (len(names) == len(classes) and names != classes):
             odd = next((n for n in names if n not in classes), names[0])
             raise SchemaError(
                 f"the class '{odd}' of the split '{split}' of task '{table.name}' is not one of the training split's.",
-                "give the classes in the suite's file, or repair the labels.",
+                "repair the labels, or give classes=(…).",
             )
     return classes
+
+
+def _names(table: Table, split: str, data: Any) -> list[str]:
+    names: list[str] | None = getattr(data.features[table.label], "names", None)
+    if names is not None:
+        return names
+    values = set(data[table.label])
+    if not all(isinstance(value, str) for value in values):
+        raise SchemaError(
+            f"the labels of the split '{split}' of task '{table.name}' are numbers without names, and the head is "
+            "made of the classes' names.",
+            "give classes=(…), in the order of the numbers, or words in the column.",
+        )
+    return sorted(values)
 
 
 def _check_columns(table: Table, split: str, data: Any) -> None:
@@ -140,17 +134,17 @@ def _check_columns(table: Table, split: str, data: Any) -> None:
         if column not in data.column_names:
             raise SchemaError(
                 f"the split '{split}' of task '{table.name}' has no column '{column}'; it has {data.column_names}.",
-                "name the columns in the suite's file.",
+                "name the columns: Table(text=…, pair=…, label=…).",
             )
 
 
-def _split(table: Table, data: Any) -> Split:
+def _split(table: Table, data: Any, classes: tuple[str, ...]) -> Split:
     texts = [str(text) for text in data[table.text]]
     if table.pair:
         texts = [first + PAIR + str(second) for first, second in zip(texts, data[table.pair], strict=True)]
     labels = list(data[table.label])
     if labels and isinstance(labels[0], str):
-        place = {name: i for i, name in enumerate(table.classes or sorted({str(value) for value in labels}))}
+        place = {name: i for i, name in enumerate(classes)}
         labels = [_place(table, place, label) for label in labels]
     order = _shuffled(texts)
     return Split(tuple(texts[i] for i in order), tuple(int(labels[i]) for i in order))

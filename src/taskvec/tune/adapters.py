@@ -35,7 +35,8 @@ def adapted(encoder: Encoder, settings: Settings, *, frozen: tuple[str, ...]) ->
             return _products(factors)
 
     def features(batch: Batch) -> Tensor:
-        products = _products(factors)
+        with torch.autocast("cpu", enabled=False):  # the deltas that are trained are the ones that are kept
+            products = _products(factors)
         return encoder.features(batch, params={name: point[name] + each for name, each in products.items()})
 
     trained = {f"{name}.{role}": x for name, pair in factors.items() for role, x in pair.items() if role not in frozen}

@@ -86,8 +86,8 @@ def tune(
         head: the frozen head; None embeds the task's class phrases with `model` as it is now, at temperature 20.
         settings: the recipe; None for the defaults.
         progress: called after every step.
-        resume: a file that holds the state every `save_every` steps and at an interruption; a later call with the same
-            arguments goes on from there and gives the same weights (at equal number of threads) as one call does.
+        resume: a file that gets the state every `save_every` steps; a later call with the same arguments goes on from
+            there and gives the same weights (at equal number of threads) as one call does.
         save_every: steps between two writings of that file.
 
     Raises:
@@ -103,19 +103,14 @@ def tune(
     run = chosen.prepare(model.duplicate(), settings)
     autocast = chosen.autocast if settings.autocast is None else settings.autocast
     optimizer = torch.optim.AdamW(list(run.parameters.values()), weight_decay=settings.weight_decay)
-    saved = None if resume is None else Saved(Path(resume), key_of(run, head, split, regime, settings))
+    saved = None if resume is None else Saved(Path(resume), key_of(model, head, split, regime, settings))
     losses = [] if saved is None else saved.load(run, optimizer)
     loop = _Loop(run=run, model=model, head=head, task=task, settings=settings, optimizer=optimizer, autocast=autocast)
-    try:
-        for step in loop.steps(losses):
-            if saved is not None and step.step % save_every == 0:
-                saved.write(run, optimizer, losses)
-            if progress is not None:
-                progress(step)
-    except KeyboardInterrupt:
-        if saved is not None:
+    for step in loop.steps(losses):
+        if saved is not None and step.step % save_every == 0:
             saved.write(run, optimizer, losses)
-        raise
+        if progress is not None:
+            progress(step)
     return Tuned(
         delta=run.delta(),
         encoder=run.finish(),

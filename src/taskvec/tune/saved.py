@@ -11,7 +11,7 @@ import torch
 
 from taskvec.errors import FormatError, ParameterError
 from taskvec.ops.hashing import hash_of
-from taskvec.suites import Head, Split
+from taskvec.suites import Encoder, Head, Split
 from taskvec.tune.regime import Run
 from taskvec.tune.settings import Settings
 
@@ -67,8 +67,9 @@ class Saved:
         partial.replace(self._path)
 
 
-def key_of(run: Run, head: Head, split: Split, regime: str, settings: Settings) -> str:
-    """What a run is: its starting point, its data, its head, its regime and its settings."""
-    data = json.dumps([regime, asdict(settings), split.texts, split.labels, head.temperature])
-    tensors = [each.detach().contiguous().numpy().tobytes() for each in (*run.parameters.values(), head.embeddings)]
-    return hash_of(b"".join(hash_of(part).encode() for part in (data.encode(), *tensors)))
+def key_of(model: Encoder, head: Head, split: Split, regime: str, settings: Settings) -> str:
+    """What a run is: the whole base model, frozen tensors too, its data, its head, its regime and its settings."""
+    own = model.module.state_dict()
+    data = json.dumps([regime, asdict(settings), split.texts, split.labels, head.temperature, list(own)])
+    tensors = (each.detach().contiguous().numpy().tobytes() for each in (*own.values(), head.embeddings))
+    return hash_of("".join(hash_of(part) for part in (data.encode(), *tensors)).encode())
