@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from taskvec.bench.memo import Memo, key_of
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.demo.memo import Memo, key_of
 from taskvec.demo.merges import WRITTEN, Merge, merges
 from taskvec.demo.result import DemoResult, Row
 from taskvec.demo.state import Demo, Say, to_rows

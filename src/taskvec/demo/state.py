@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+from taskvec.bench.memo import Memo
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.demo.memo import Memo
 from taskvec.evaluate import Prepared, Score, Scores, deltas_of, prepare, resident, score
 from taskvec.suites import Head, Suite, TextEncoder
 from taskvec.tune import Settings
