@@ -10,7 +10,7 @@ import hashlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 import oracles
 import taskvec as tv
 from taskvec import methods
+from taskvec.checkpoint.progress import WRITING, Progress, unseen
 from taskvec.methods import MergeMethod
 from taskvec.testing.evaluation import has_base, spaces, spread
 
@@ -91,7 +92,7 @@ def merged(label: str, root: Path, threads: int) -> tv.Checkpoint:
     return base + tv.merge(method, {n: p - base for n, p in named.items()}, threads=threads, **options)
 
 
-def write(label: str, root: Path, out: Path, threads: int, progress: Callable[[int, int], None] | None = None) -> str:
+def write(label: str, root: Path, out: Path, threads: int, progress: Progress = unseen) -> str:
     """Run one job; the hash of all that it wrote."""
     written = merged(label, root, threads).save(out / label, threads=threads, progress=progress)
     return digest(written)
@@ -113,8 +114,8 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def _die_at_half(done: int, total: int) -> None:
-    if 2 * done >= total:
+def _die_at_half(step: str, done: int, total: int) -> None:
+    if step == WRITING and 2 * done >= total:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

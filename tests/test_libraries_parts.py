@@ -2,12 +2,9 @@
 
 import json
 
-import diffusers
 import pytest
-import sentence_transformers
 import torch
 import transformers
-from sentence_transformers.sentence_transformer.modules import Dense, Pooling, Transformer
 
 import taskvec as tv
 from cli_cases import call
@@ -15,6 +12,9 @@ from library_models import METHODS, TASKS, TEXTS, check_parameters, disturb, exp
 from taskvec.suites import base_source
 from vector_cases import tree
 
+diffusers = pytest.importorskip("diffusers")
+sentence_transformers = pytest.importorskip("sentence_transformers")
+modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
 diffusers.utils.logging.disable_progress_bar()
 
 SENTENCES = ["one two three", "a task vector", "nothing of the kind at all"]
@@ -31,9 +31,9 @@ def encoder_in(folder):
 
 def sentence_model(bert):
     """Transformer, pooling and a dense layer, which has weights of its own in a folder of its own."""
-    transformer = Transformer(str(bert), max_seq_length=32)
-    pooling = Pooling(transformer.get_embedding_dimension())
-    dense = seeded(lambda: Dense(pooling.get_embedding_dimension(), 8))
+    transformer = modules.Transformer(str(bert), max_seq_length=32)
+    pooling = modules.Pooling(transformer.get_embedding_dimension())
+    dense = seeded(lambda: modules.Dense(pooling.get_embedding_dimension(), 8))
     return sentence_transformers.SentenceTransformer(modules=[transformer, pooling, dense], device="cpu")
 
 
