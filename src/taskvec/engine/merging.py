@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 
 from taskvec.checkpoint.layout import Layout
@@ -20,6 +20,7 @@ from taskvec.engine.spectra import Spectra
 from taskvec.errors import ConvergenceError, NonFiniteError, SchemaError
 from taskvec.methods._method import MergeMethod, Place
 from taskvec.methods._parameters import Bound
+from taskvec.ops.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -196,7 +197,8 @@ class Merging:
         with self._lock:
             if name not in self._weights:
                 known = self._state(name) if method.gram is not None else len(self.inputs)
-                self._weights[name] = method.weigh(known, **self._bound(method, name))
+                with one_thread():
+                    self._weights[name] = method.weigh(known, **self._bound(method, name))
             return self._weights[name]
 
     def single(self, name: str) -> str | None:
@@ -240,16 +242,18 @@ class Merging:
         acts_on, row = self.acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
         try:
-            with self.on_device():
+            with self.computing():
                 options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
                 merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
+                return merged.double().reshape(-1).cpu().numpy()
         except ConvergenceError as error:
             raise ConvergenceError(f"{method.name} of tensor '{name}': {error.fact}", error.fix) from error
-        return merged.double().reshape(-1).cpu().numpy()
 
-    def on_device(self) -> contextlib.AbstractContextManager[Any]:
-        """Within it, what is made with as_tensor lies where the method runs."""
-        return self._device or contextlib.nullcontext()
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within it, what is made with as_tensor lies where the method runs; on a processor one thread computes."""
+        with one_thread(), self._device or contextlib.nullcontext():
+            yield
 
     def layout_changes(self) -> dict[str, dict[str, str]]:
         """What was asked for besides the default: roles, and splits where the method acts on matrices."""

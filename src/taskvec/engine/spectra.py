@@ -89,7 +89,7 @@ class Spectra:
 
     def _merge(self, name: str, held: _Held) -> None:
         pieces, bound = self._pieces(name), self._merging.bound.at(name)
-        with self._merging.on_device():
+        with self._merging.computing():
             spectra: list[list[Triplets]] = [[] for _ in pieces]
             for task, source in self._merging.inputs.items():
                 for found, triplets in zip(spectra, self._decomposed(name, task, source), strict=True):
