@@ -18,7 +18,7 @@ from taskvec.basis.algebra import Matrix, norms_of, root
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.vector import TaskVector
 
-Online = Literal["reconstructions", "members", "nearest", "fixed"]
+Online = Literal["recovered", "members", "nearest"]
 Build = Callable[..., "list[TaskVector] | None"]
 
 
@@ -78,12 +78,16 @@ class Problem:
 @final
 @dataclass(frozen=True, eq=False, slots=True)
 class Codes:
-    """A solver's answer: bases Σ_j encoder[j, m] v_j, tasks v_j ≈ Σ_m decoder[m, j] s_m, and what to report."""
+    """A solver's answer: bases Σ_j encoder[j, m] v_j, tasks v_j ≈ Σ_m decoder[m, j] s_m, and what to report.
+
+    `refit`: the vectors are made without the tasks, so that the decoder has to wait for their inner products.
+    """
 
     encoder: Matrix
     decoder: Matrix
     report: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    refit: bool = False
 
 
 @final
@@ -91,9 +95,9 @@ class Codes:
 class Solver:
     """A registered solver.
 
-    `online` says how a task is added later: the solver again, on the tasks as they are reconstructed; on the vectors
-    kept and the new one; the nearest vector moves; or the vectors stay. `build` makes basis vectors that are not
-    linear combinations of the tasks (None: they are).
+    `online` says how a task is added later: the solver again, on the tasks as they are recovered; on the vectors kept
+    and the new one; or the nearest vector moves. Vectors made without the tasks stay. `build` makes basis vectors that
+    are not linear combinations of the tasks (None: they are).
     """
 
     name: str
@@ -119,7 +123,7 @@ _solvers: dict[str, Solver] = {}
 
 
 def solver(
-    *, source: str, online: Online = "reconstructions", build: Build | None = None
+    *, source: str, online: Online = "recovered", build: Build | None = None
 ) -> Callable[[Callable[..., Codes]], Callable[..., Codes]]:
     """Decorator: register `solve(problem, *, option=…)` under the function's name (without a trailing underscore)."""
 

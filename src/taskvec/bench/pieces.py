@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from taskvec import methods
+from taskvec import __version__, analyze, methods
 from taskvec.bench.settings import pairs_of
 from taskvec.bench.tuned import Tuned
 from taskvec.bench.work import Work, scores_from
@@ -16,6 +17,7 @@ from taskvec.evaluate import Score, Scores, addition, compression, disentangleme
 from taskvec.vector import TaskVector
 
 Plain = dict[str, Any]
+ANALYSES = ("gram", "sti", "energy")  # those whose tables are short
 Skipped = dict[str, str]
 """What was not computed, and why."""
 
@@ -198,3 +200,16 @@ def disentangled(work: Work, tuned: Tuned) -> list[Plain]:
         }
         found.append(work.piece(f"disentanglement of {two[0]} and {two[1]}", parts, compute))
     return found
+
+
+def analyzed(work: Work, tuned: Tuned) -> Plain:
+    """What can be said of the vectors without data: cosines, interference, energy of the singular values."""
+    chosen = [name for name in ANALYSES if analyze.get(name).least <= len(tuned.vectors)]
+
+    def compute() -> Plain:
+        found = analyze.analyze(tuned.vectors, chosen)
+        return {**json.loads(found.to_json()), "meanings": dict(found.meanings)}
+
+    parts = {"taskvec": __version__, "vectors": tuned.keys, "analyses": chosen}
+    plain: Plain = work.piece("analyses of the vectors", parts, compute)
+    return plain

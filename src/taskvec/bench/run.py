@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from taskvec.bench.pieces import added, compressed, disentangled, negated, single, zero_shot
+from taskvec.bench.pieces import added, analyzed, compressed, disentangled, negated, single, zero_shot
 from taskvec.bench.settings import BenchSettings
 from taskvec.bench.tuned import Tuned, tuned
 from taskvec.bench.work import Progress, Say, Work
@@ -83,6 +83,7 @@ def _run(work: Work, seed: int) -> dict[str, Any]:
     stored = compressed(work, vectors, test=test)
     without, reasons = _negated(work, vectors)
     maps = disentangled(work, vectors)
+    found = analyzed(work, vectors)
     record = {
         "seed": seed,
         "zero_shot": before,
@@ -91,6 +92,7 @@ def _run(work: Work, seed: int) -> dict[str, Any]:
         "compression": stored,
         "negation": without,
         "disentanglement": maps,
+        "analysis": found,
         "skipped": {**skipped, **reasons},
     }
     plain: dict[str, Any] = json.loads(json.dumps(record))  # lists, as whoever reads the file will see them

@@ -35,8 +35,10 @@ def random(problem: Problem, *, kind: Kind = "sample", seed: int = 0) -> Codes:
     if kind not in get_args(Kind):
         raise ParameterError(f"random: kind={kind!r} is neither 'sample' nor 'gaussian'.")
     tasks = len(problem.gram)
+    if kind == "gaussian":
+        nothing = torch.zeros(tasks, problem.wanted, dtype=torch.float64)
+        return Codes(nothing, nothing.T.clone(), {"seed": seed}, refit=True)
     order = torch.randperm(tasks, generator=torch.Generator().manual_seed(seed))
     members = sorted(order[: problem.wanted].tolist())
     encoder = one_hot(members, tasks) / problem.scales[:, None]
-    report = {"members": members, "seed": seed} if kind == "sample" else {"seed": seed}
-    return Codes(encoder, best_decoder(problem.factor, encoder), report)
+    return Codes(encoder, best_decoder(problem.factor, encoder), {"members": members, "seed": seed})
