@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, final, overload
 
 from taskvec import methods
@@ -90,15 +90,25 @@ def merge(
     return merged if by_tensor is not None or factor == 1.0 else factor * merged
 
 
-def notes_of(merged: TaskVector | Checkpoint) -> dict[str, Mapping[str, float]]:
-    """What methods had to report of the matrices of a merge (or of a base displaced by one) that were read so far.
+def notes_of(merged: TaskVector | Checkpoint) -> dict[str, dict[str, float]]:
+    """What methods had to report of the tensors of a merge (or of a base displaced by one) that were read so far.
 
-    By tensor; of `tsv_m`: "condition" of the vectors side by side, directions "dropped" from them, and pairs of tasks
-    whose deltas are "alike" (a cosine beyond ±0.999).
+    By tensor, the largest of each number over the parts of a fused matrix and over the merge and its inputs: directions
+    that were "dropped", the "condition" of vectors side by side, pairs of tasks whose deltas are "alike" (a cosine
+    beyond ±0.999).
     """
     vector = merged if isinstance(merged, TaskVector) else getattr(merged.source, "vector", None)
     leaves = [leaf for _, leaf in vector.terms] if isinstance(vector, TaskVector) else []
-    return {name: notes for leaf in leaves if isinstance(leaf, Merged) for name, notes in leaf.notes.items()}
+    return _joined(leaf.notes() for leaf in leaves)
+
+
+def _joined(tables: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for table in tables:
+        for name, numbers in table.items():
+            known = found.setdefault(name, {})
+            known |= {what: max(number, known.get(what, number)) for what, number in numbers.items()}
+    return found
 
 
 def named_inputs(inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
@@ -214,11 +224,9 @@ class Merged(AbstractDelta):
         terms = [(w * c, leaf) for w, v in pairs for c, leaf in v.terms]
         return TaskVector(tuple(terms)).factors(name)
 
-    @property
     def notes(self) -> Mapping[str, Mapping[str, float]]:
-        """What the method had to report of the matrices that were read so far, by tensor."""
-        spectra = self.merging.spectra
-        return {} if spectra is None else {n: spectra.notes[n] for n in self.specs if n in spectra.notes}
+        """See the base class: the method's own, and those of the inputs."""
+        return _joined([self.merging.notes, *(leaf.notes() for v in self.vectors.values() for _, leaf in v.terms)])
 
     def is_zero(self, name: str) -> bool:
         """Zero inputs merge to zero under every method that has the law; a scale of 0 makes anything zero."""

@@ -18,8 +18,9 @@ from taskvec.engine.folding import FoldJob, States, run_fold
 from taskvec.engine.runner import LocalRunner
 from taskvec.engine.spectra import Spectra
 from taskvec.errors import ConvergenceError, NonFiniteError, SchemaError
-from taskvec.methods._method import MergeMethod, Place
+from taskvec.methods._method import MergeMethod
 from taskvec.methods._parameters import Bound
+from taskvec.methods._place import Place
 from taskvec.ops.threads import one_thread
 
 if TYPE_CHECKING:
@@ -82,6 +83,8 @@ class Merging:
         self.layout = layout or Layout.of(specs)
         self._runner = LocalRunner(threads)
         self._states: States = {}
+        self.notes: dict[str, dict[str, float]] = {}
+        self._noting = threading.Lock()
         for name, spec in specs.items():
             if self.layout[name].spec.shape != spec.shape:
                 what = f"tensor '{name}' is {spec}, and {self.layout[name].spec} in the layout."
@@ -99,7 +102,14 @@ class Merging:
     def place(self, name: str, start: int) -> Place:
         """What a method may know of a block."""
         shape, split = self.specs[name].shape, self.layout[name].split
-        return Place(name, shape, start, tuple(self.inputs), tuple(split.pieces(shape)) if split else ())
+        pieces = tuple(split.pieces(shape)) if split else ()
+        return Place(name, shape, start, tuple(self.inputs), pieces, functools.partial(self.note, name))
+
+    def note(self, name: str, what: str, number: float) -> None:
+        """Keep the largest of each number that the method reports of a tensor."""
+        with self._noting:
+            known = self.notes.setdefault(name, {})
+            known[what] = max(number, known.get(what, number))
 
     def stack(self, name: str, start: int, stop: int) -> Any:
         """Entries [start, stop) of every input's `name`, as float32 (task, n); those of a base come first.
