@@ -119,6 +119,19 @@ def test_the_layout_and_the_flags_of_the_page_on_merging_run(tmp_path: Path, mon
     moved = {name: tv.Checkpoint.open(name) - base for name in ("math", "code")}
     average = base + tv.merge("average", moved)
     assert torch.equal(tv.Checkpoint.open("in-parts")["embed_tokens.weight"], average["embed_tokens.weight"])
+@pytest.mark.usefixtures("models")
+def test_the_code_of_the_page_on_bases_runs() -> None:
+    """What its comments say is true."""
+    (code,) = blocks("bases.md", "python")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    basis, store, vectors = found["basis"], found["store"], found["vectors"]
+    total = sum(vectors.values())
+    assert all(torch.allclose(found["total"][n], total[n], atol=1e-5) for n in NAMES)
+    assert Path("edited").is_dir()
+    assert len(list(Path("library/shared").iterdir())) == basis.size == 2
+    assert list(Path("library/vectors").iterdir()) == []
+    assert all(basis.error(n) <= store.error(n) < 1.0 for n in vectors)
 
 
 def test_the_method_of_the_page_on_extending_runs(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
