@@ -14,6 +14,7 @@ from taskvec.evaluate.disentanglement import disentanglement as disentanglement
 from taskvec.evaluate.kernel_regression import Regression as Regression
 from taskvec.evaluate.kernel_regression import kernel_reference as kernel_reference
 from taskvec.evaluate.kernel_regression import kernel_regression as kernel_regression
+from taskvec.evaluate.localization import LocalEnergyRow as LocalEnergyRow
 from taskvec.evaluate.localization import Localization as Localization
 from taskvec.evaluate.localization import local_energy as local_energy
 from taskvec.evaluate.localization import localization as localization
