@@ -3,14 +3,25 @@
 from taskvec.callable_module import make_callable
 from taskvec.evaluate.addition import Addition as Addition
 from taskvec.evaluate.addition import addition as addition
-from taskvec.evaluate.addition import deltas_of as deltas_of
+from taskvec.evaluate.advantage import Advantage as Advantage
+from taskvec.evaluate.advantage import nonlinear_advantage as nonlinear_advantage
 from taskvec.evaluate.affine import Affine as Affine
 from taskvec.evaluate.affine import affine as affine
+from taskvec.evaluate.along import scores_along as scores_along
+from taskvec.evaluate.analogy import DOCS8_QUADRUPLES as DOCS8_QUADRUPLES
+from taskvec.evaluate.analogy import Analogies as Analogies
+from taskvec.evaluate.analogy import analogies as analogies
+from taskvec.evaluate.arrival import Arrival as Arrival
+from taskvec.evaluate.arrival import arrival as arrival
 from taskvec.evaluate.compression import Compression as Compression
 from taskvec.evaluate.compression import compression as compression
 from taskvec.evaluate.compression import own_scores as own_scores
 from taskvec.evaluate.disentanglement import Disentanglement as Disentanglement
+from taskvec.evaluate.disentanglement import DisentanglementPairs as DisentanglementPairs
 from taskvec.evaluate.disentanglement import disentanglement as disentanglement
+from taskvec.evaluate.disentanglement import disentanglement_pairs as disentanglement_pairs
+from taskvec.evaluate.few_shot import FewShot as FewShot
+from taskvec.evaluate.few_shot import few_shot as few_shot
 from taskvec.evaluate.kernel_regression import Regression as Regression
 from taskvec.evaluate.kernel_regression import kernel_reference as kernel_reference
 from taskvec.evaluate.kernel_regression import kernel_regression as kernel_regression
@@ -21,9 +32,12 @@ from taskvec.evaluate.localization import localization as localization
 from taskvec.evaluate.localization import representing as representing
 from taskvec.evaluate.negation import Negation as Negation
 from taskvec.evaluate.negation import negation as negation
+from taskvec.evaluate.negation_baselines import negation_table as negation_table
+from taskvec.evaluate.negation_baselines import random_like as random_like
 from taskvec.evaluate.ntk import Kernel as Kernel
 from taskvec.evaluate.ntk import kernel_of as kernel_of
 from taskvec.evaluate.objective import objective_of as objective_of
+from taskvec.evaluate.patch import deltas_of as deltas_of
 from taskvec.evaluate.patch import resident as resident
 from taskvec.evaluate.scores import Score as Score
 from taskvec.evaluate.scores import Scores as Scores
@@ -34,6 +48,7 @@ from taskvec.evaluate.scoring import prepare as prepare
 from taskvec.evaluate.scoring import score as score
 from taskvec.evaluate.search import ScaleRow as ScaleRow
 from taskvec.evaluate.search import ScaleSearch as ScaleSearch
+from taskvec.evaluate.search import search_accuracy as search_accuracy
 from taskvec.evaluate.search import search_negation as search_negation
 from taskvec.evaluate.search import search_scale as search_scale
 from taskvec.evaluate.selection import choose_best as choose_best

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from torch import Tensor
-
-from taskvec.evaluate.patch import resident
+from taskvec.evaluate.along import scores_along
+from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record, row_named
 from taskvec.evaluate.scores import Scores, normalized
-from taskvec.evaluate.scoring import Prepared, score
+from taskvec.evaluate.scoring import Prepared
 from taskvec.evaluate.search import search_scale
 from taskvec.suites import Encoder
 from taskvec.vector import TaskVector
@@ -70,6 +69,7 @@ def addition(
     single_validation: Scores,
     single_test: Scores,
     scales: Iterable[float],
+    linear: bool = False,
     autocast: bool = False,
 ) -> Addition:
     """Scores base + scale × vector on all tasks, for every merged vector.
@@ -85,6 +85,7 @@ def addition(
         single_validation: the single-task models' scores on `validation`, of the regime of the vectors.
         single_test: their scores on `test`.
         scales: the grid.
+        linear: score the model to first order: the tangent regime, or "post-hoc linearized" for vectors of another.
         autocast: run the encoder in bfloat16.
 
     Raises:
@@ -94,12 +95,14 @@ def addition(
     grid, rows = list(scales), []
     for name, vector in merged.items():
         delta = deltas_of(encoder, vector)
-        found = search_scale(encoder, validation, delta, scales=grid, single=single_validation, autocast=autocast)
-        with resident(encoder.module, delta) as move:
-            move(found.scale)
-            best = score(encoder, test, regime=single_test.regime, autocast=autocast)
-            move(1.0)
-            one = best if found.scale == 1.0 else score(encoder, test, regime=single_test.regime, autocast=autocast)
+        found = search_scale(
+            encoder, validation, delta, scales=grid, single=single_validation, linear=linear, autocast=autocast
+        )
+        reported = dict.fromkeys((found.scale, 1.0))
+        at = dict(
+            scores_along(encoder, test, delta, reported, regime=single_test.regime, linear=linear, autocast=autocast)
+        )
+        best = at[found.scale]
         curve = tuple((row.scale, row.objective) for row in found.rows)
         rows.append(
             AdditionRow(
@@ -107,14 +110,8 @@ def addition(
                 scale=found.scale,
                 scores=best,
                 normalized=normalized(best, single_test),
-                at_one=one,
+                at_one=at[1.0],
                 curve=curve,
             )
         )
     return Addition(rows=tuple(rows))
-
-
-def deltas_of(encoder: Encoder, vector: TaskVector) -> dict[str, Tensor]:
-    """The deltas of the tensors that the encoder has, float32 (files may hold more, e.g. an unused pooler)."""
-    own = encoder.module.state_dict()
-    return {name: vector[name] for name in vector.names() if name in own and not vector.is_zero(name)}

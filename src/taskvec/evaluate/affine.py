@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from taskvec.errors import NonFiniteError
-from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.metrics import metric_of
+from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.scores import Scores, score_of
 from taskvec.evaluate.scoring import Prepared, PreparedTask
 from taskvec.suites import Encoder
@@ -64,7 +64,7 @@ class Affine:
 def affine(
     encoder: Encoder,
     prepared: Prepared,
-    vectors: Mapping[str, TaskVector],
+    vectors: Mapping[str, TaskVector | Mapping[str, Tensor]],
     *,
     regime: str = "tangent",
     derivative: Derivative = "forward",
@@ -74,7 +74,8 @@ def affine(
     Args:
         encoder: the base model, θ0.
         prepared: the inputs.
-        vectors: task vectors, merged or not; also those of ordinary fine-tuning (regime "posthoc").
+        vectors: task vectors (or their tensors by name), merged or not; also those of ordinary fine-tuning (regime
+            "posthoc").
         regime: recorded with the scores, so that they are normalized by single-task scores of the same kind.
         derivative: see `linearize`.
 

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from taskvec.evaluate.addition import deltas_of
-from taskvec.evaluate.patch import resident
+from taskvec.evaluate.along import scores_along
+from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record, row_named
 from taskvec.evaluate.scores import Score, Scores, normalized
-from taskvec.evaluate.scoring import Prepared, score
+from taskvec.evaluate.scoring import Prepared
 from taskvec.suites import Encoder
 from taskvec.vector import TaskVector
 
@@ -110,15 +110,21 @@ def compression(
 
 
 def own_scores(
-    encoder: Encoder, vectors: Mapping[str, TaskVector], inputs: Prepared, *, regime: str, autocast: bool = False
+    encoder: Encoder,
+    vectors: Mapping[str, TaskVector],
+    inputs: Prepared,
+    *,
+    regime: str,
+    linear: bool = False,
+    autocast: bool = False,
 ) -> Scores:
-    """Each task scored on base + its own vector."""
+    """Each task scored on base + its own vector; with `linear`, on the model to first order."""
     rows: list[Score] = []
     for task in inputs.tasks:
         alone = Prepared(suite=inputs.suite, split=inputs.split, tasks=(task,))
-        with resident(encoder.module, deltas_of(encoder, vectors[task.task.name])) as move:
-            move(1.0)
-            rows += score(encoder, alone, autocast=autocast).rows
+        delta = deltas_of(encoder, vectors[task.task.name])
+        ((_, scores),) = scores_along(encoder, alone, delta, (1.0,), linear=linear, autocast=autocast)
+        rows += scores.rows
     return Scores(rows=tuple(rows), suite=inputs.suite, split=inputs.split, regime=regime)
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from taskvec.errors import ParameterError, SchemaError
-from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.ntk import kernel_of
+from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scoring import Prepared, prepare
 from taskvec.evaluate.search import only

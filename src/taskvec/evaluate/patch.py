@@ -7,8 +7,30 @@ import torch
 from torch import Tensor, nn
 
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, UnknownName
+from taskvec.suites import Encoder
+from taskvec.vector import TaskVector
 
 Move = Callable[[float], None]
+
+
+def deltas_of(encoder: Encoder, vector: TaskVector | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The deltas of the tensors that the encoder has, float32 (files may hold more, e.g. an unused pooler).
+
+    Tensors by name are deltas already.
+    """
+    if not isinstance(vector, TaskVector):
+        return dict(vector)
+    own = encoder.module.state_dict()
+    return {name: vector[name] for name in vector.names() if name in own and not vector.is_zero(name)}
+
+
+def combined(deltas: Mapping[str, Mapping[str, Tensor]], coefficients: Mapping[str, float]) -> dict[str, Tensor]:
+    """Σ c_v δ_v by tensor name, over the vectors with a coefficient that is not 0."""
+    total: dict[str, Tensor] = {}
+    for name, factor in coefficients.items():
+        for tensor, each in deltas[name].items() if factor else ():
+            total[tensor] = total[tensor] + factor * each if tensor in total else factor * each
+    return total
 
 
 @contextlib.contextmanager
