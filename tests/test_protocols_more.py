@@ -23,6 +23,7 @@ from taskvec.evaluate import (
     disentanglement,
     disentanglement_pairs,
     few_shot,
+    line,
     negation,
     negation_table,
     nonlinear_advantage,
@@ -31,7 +32,6 @@ from taskvec.evaluate import (
     random_like,
     resident,
     score,
-    scores_along,
 )
 from taskvec.evaluate.few_shot import few_shots
 from taskvec.suites import Head, LinearizedEncoder, Suite, TextEncoder, docs8_subsets, heads_of
@@ -88,7 +88,9 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("linear", [False, True])
 def test_scores_along_a_vector_are_those_of_the_moved_model(trained: Trained, linear: bool) -> None:
     before, delta = weights(trained), deltas_of(trained.encoder, trained.tangent["color"])
-    for scale, scores in scores_along(trained.encoder, trained.test, delta, (-1.0, 0.0, 2.0), linear=linear):
+    with line(trained.encoder, trained.test, delta, linear=linear) as at:
+        found = {scale: at(scale) for scale in (-1.0, 0.0, 2.0)}
+    for scale, scores in found.items():
         if linear:
             tau = {n: scale * d for n, d in delta.items()}
             assert scores == score(LinearizedEncoder(origin=trained.encoder, tau=tau), trained.test)
@@ -177,7 +179,8 @@ def test_an_analogy_adds_the_difference_of_two_tasks_to_a_third(trained: Trained
     assert row.tuned == own_scores(trained.encoder, trained.vectors, trained.test, regime="standard")["shade"]
     assert row.base == score(trained.encoder, trained.test)["shade"]
     delta = deltas_of(trained.encoder, trained.vectors["animal"])
-    curve = {s: x["shade"].value for s, x in scores_along(trained.encoder, trained.val, delta, SCALES)}
+    with line(trained.encoder, trained.val, delta) as at:
+        curve = {scale: at(scale)["shade"].value for scale in SCALES}
     assert curve[row.b_alone.scale] == max(curve.values())
     assert same(before, weights(trained))
     found.save(tmp_path / "found.json")

@@ -7,6 +7,7 @@ TaskVecError                 base: message = the fact with name and value, then 
 ├── ParameterError           an option out of its range
 ├── UnknownName              a name that is not known here (the nearest known one is suggested)
 ├── NonFiniteError           NaN or Inf where numbers are needed
+├── ConvergenceError         a decomposition that does not converge by any route
 ├── ExpressionError          an expression string that does not parse (points at the column)
 ├── DestinationError         an output that exists already, is in use, or does not fit on the disk
 ├── TimeLimit                work that was not done when its time was over
@@ -60,6 +61,10 @@ class UnknownName(TaskVecError, KeyError):
 
 class NonFiniteError(TaskVecError, ValueError):
     """NaN or Inf where numbers are needed; never silently turned into numbers."""
+
+
+class ConvergenceError(TaskVecError, ArithmeticError):
+    """A matrix whose decomposition does not converge by any route."""
 
 
 class ExpressionError(TaskVecError, ValueError):

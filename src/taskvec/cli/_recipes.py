@@ -124,18 +124,27 @@ def _here(path: str) -> str:
 
 
 def _inputs(sources: Sequence[str]) -> Any:
-    """PATH or NAME=PATH; names that are not given are the stems."""
-    from taskvec.recipes.sources import stem_of
-
+    """PATH or NAME=PATH."""
     if not sources:
         raise typer.BadParameter("--method needs at least one input.", param_hint="TUNED...")
     if not any(_is_named(text) for text in sources):
         return list(sources)
+    return named_inputs(sources)
+
+
+def named_inputs(sources: Sequence[str]) -> dict[str, str]:
+    """A table from texts PATH or NAME=PATH; names that are not given are the stems.
+
+    Raises:
+        typer.BadParameter: two inputs have one name.
+    """
+    from taskvec.recipes.sources import stem_of
+
     named: dict[str, str] = {}
     for text in sources:
         name, path = text.split("=", 1) if _is_named(text) else (stem_of(text), text)
         if name in named:
-            raise typer.BadParameter(f"two inputs are named '{name}'.", param_hint="TUNED...")
+            raise typer.BadParameter(f"two inputs are named '{name}'; write NAME=PATH.")
         named[name] = path
     return named
 

@@ -7,7 +7,6 @@ from taskvec.evaluate.advantage import Advantage as Advantage
 from taskvec.evaluate.advantage import nonlinear_advantage as nonlinear_advantage
 from taskvec.evaluate.affine import Affine as Affine
 from taskvec.evaluate.affine import affine as affine
-from taskvec.evaluate.along import scores_along as scores_along
 from taskvec.evaluate.analogy import DOCS8_QUADRUPLES as DOCS8_QUADRUPLES
 from taskvec.evaluate.analogy import Analogies as Analogies
 from taskvec.evaluate.analogy import analogies as analogies
@@ -25,6 +24,8 @@ from taskvec.evaluate.few_shot import few_shot as few_shot
 from taskvec.evaluate.kernel_regression import Regression as Regression
 from taskvec.evaluate.kernel_regression import kernel_reference as kernel_reference
 from taskvec.evaluate.kernel_regression import kernel_regression as kernel_regression
+from taskvec.evaluate.line import Line as Line
+from taskvec.evaluate.line import line as line
 from taskvec.evaluate.localization import LocalEnergyRow as LocalEnergyRow
 from taskvec.evaluate.localization import Localization as Localization
 from taskvec.evaluate.localization import local_energy as local_energy
@@ -39,6 +40,7 @@ from taskvec.evaluate.ntk import kernel_of as kernel_of
 from taskvec.evaluate.objective import objective_of as objective_of
 from taskvec.evaluate.patch import deltas_of as deltas_of
 from taskvec.evaluate.patch import resident as resident
+from taskvec.evaluate.record import Record as Record
 from taskvec.evaluate.scores import Score as Score
 from taskvec.evaluate.scores import Scores as Scores
 from taskvec.evaluate.scores import normalized as normalized

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from taskvec.evaluate.along import scores_along
+from taskvec.evaluate.line import line
 from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record, row_named
 from taskvec.evaluate.scores import Scores, normalized
@@ -69,6 +69,7 @@ def addition(
     single_validation: Scores,
     single_test: Scores,
     scales: Iterable[float],
+    refine: int = 0,
     linear: bool = False,
     autocast: bool = False,
 ) -> Addition:
@@ -85,7 +86,8 @@ def addition(
         single_validation: the single-task models' scores on `validation`, of the regime of the vectors.
         single_test: their scores on `test`.
         scales: the grid.
-        linear: score the model to first order: the tangent regime, or "post-hoc linearized" for vectors of another.
+        refine: so many more scales are tried between the best of the grid and its neighbors.
+        linear: score the model to first order in its weights, as linear regimes train it.
         autocast: run the encoder in bfloat16.
 
     Raises:
@@ -96,13 +98,18 @@ def addition(
     for name, vector in merged.items():
         delta = deltas_of(encoder, vector)
         found = search_scale(
-            encoder, validation, delta, scales=grid, single=single_validation, linear=linear, autocast=autocast
+            encoder,
+            validation,
+            delta,
+            scales=grid,
+            single=single_validation,
+            refine=refine,
+            linear=linear,
+            autocast=autocast,
         )
-        reported = dict.fromkeys((found.scale, 1.0))
-        at = dict(
-            scores_along(encoder, test, delta, reported, regime=single_test.regime, linear=linear, autocast=autocast)
-        )
-        best = at[found.scale]
+        with line(encoder, test, delta, regime=single_test.regime, linear=linear, autocast=autocast) as at:
+            best = at(found.scale)
+            one = best if found.scale == 1.0 else at(1.0)
         curve = tuple((row.scale, row.objective) for row in found.rows)
         rows.append(
             AdditionRow(
@@ -110,7 +117,7 @@ def addition(
                 scale=found.scale,
                 scores=best,
                 normalized=normalized(best, single_test),
-                at_one=at[1.0],
+                at_one=one,
                 curve=curve,
             )
         )

@@ -64,7 +64,7 @@ class Affine:
 def affine(
     encoder: Encoder,
     prepared: Prepared,
-    vectors: Mapping[str, TaskVector | Mapping[str, Tensor]],
+    vectors: Mapping[str, TaskVector],
     *,
     regime: str = "tangent",
     derivative: Derivative = "forward",
@@ -74,8 +74,7 @@ def affine(
     Args:
         encoder: the base model, θ0.
         prepared: the inputs.
-        vectors: task vectors (or their tensors by name), merged or not; also those of ordinary fine-tuning (regime
-            "posthoc").
+        vectors: task vectors, merged or not; also those of ordinary fine-tuning (regime "posthoc").
         regime: recorded with the scores, so that they are normalized by single-task scores of the same kind.
         derivative: see `linearize`.
 
@@ -83,6 +82,18 @@ def affine(
         NonFiniteError: a feature is not finite. ParameterError: no forward-mode derivative.
     """
     deltas = {name: deltas_of(encoder, vector) for name, vector in vectors.items()}
+    return affine_along(encoder, prepared, deltas, regime=regime, derivative=derivative)
+
+
+def affine_along(
+    encoder: Encoder,
+    prepared: Prepared,
+    deltas: Mapping[str, Mapping[str, Tensor]],
+    *,
+    regime: str = "tangent",
+    derivative: Derivative = "forward",
+) -> Affine:
+    """The same for deltas, name → float32 tensor each."""
     model = LinearizedEncoder(origin=encoder, tau={}, derivative=derivative)
     tasks = tuple(_task(model, each, deltas) for each in prepared.tasks)
     return Affine(tasks=tasks, suite=prepared.suite, split=prepared.split, regime=regime)

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 from taskvec.errors import ParameterError, UnknownName
-from taskvec.evaluate.along import scores_along
+from taskvec.evaluate.line import line
 from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scores import Score
@@ -102,22 +102,23 @@ def analogies(
         def at_best(vector: TaskVector, inputs: list[Prepared] = inputs, target: str = target) -> ScaledScore:
             delta = deltas_of(encoder, vector)
             scale = search_accuracy(encoder, inputs[0], delta, scales=grid, linear=linear, autocast=autocast).scale
-            ((_, scores),) = scores_along(encoder, inputs[1], delta, (scale,), linear=linear, autocast=autocast)
-            return ScaledScore(scale=scale, score=scores[target])
+            with line(encoder, inputs[1], delta, linear=linear, autocast=autocast) as at:
+                return ScaledScore(scale=scale, score=at(scale)[target])
 
         own = deltas_of(encoder, vectors[target]) if target in vectors else {}
-        ends = scores_along(encoder, inputs[1], own, (0.0, 1.0), linear=linear, autocast=autocast)
+        with line(encoder, inputs[1], own, linear=linear, autocast=autocast) as at:
+            base, tuned = at(0.0)[target], at(1.0)[target]
         rows.append(
             AnalogyRow(
                 a=a,
                 b=b,
                 c=c,
                 target=target,
-                base=ends[0][1][target],
+                base=base,
                 c_alone=at_best(vectors[c]),
                 b_alone=at_best(vectors[b]),
                 analogy=at_best(vectors[c] + vectors[b] - vectors[a]),
-                tuned=ends[1][1][target] if target in vectors else None,
+                tuned=tuned if target in vectors else None,
             )
         )
     return Analogies(rows=tuple(rows))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from taskvec.evaluate.along import scores_along
+from taskvec.evaluate.line import line
 from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record, row_named
 from taskvec.evaluate.scores import Score, Scores, normalized
@@ -71,6 +71,7 @@ def compression(
     *,
     test: Prepared,
     single: Scores,
+    linear: bool = False,
     autocast: bool = False,
 ) -> Compression:
     """Stores every task's vector with every codec and scores the task from what was stored.
@@ -82,6 +83,7 @@ def compression(
         folder: where the files go, `LABEL/TASK.tv.safetensors`; what is there is written anew.
         test: the inputs of the tasks that are scored.
         single: the tuned models' scores on them.
+        linear: score the model to first order in its weights, as linear regimes train it.
         autocast: run the encoder in bfloat16.
 
     Raises:
@@ -95,7 +97,7 @@ def compression(
         size = sum(path.stat().st_size for path in stored.values())
         opened = {name: TaskVector.open(path) for name, path in stored.items()}
         error = sum((opened[n] - vectors[n]).norm() ** 2 for n in norms) / sum(x**2 for x in norms.values())
-        scores = own_scores(encoder, opened, test, regime=single.regime, autocast=autocast)
+        scores = own_scores(encoder, opened, test, regime=single.regime, linear=linear, autocast=autocast)
         rows.append(
             CompressionRow(
                 name=label,
@@ -118,13 +120,13 @@ def own_scores(
     linear: bool = False,
     autocast: bool = False,
 ) -> Scores:
-    """Each task scored on base + its own vector; with `linear`, on the model to first order."""
+    """Each task scored on base + its own vector; `linear`: of the model to first order in its weights."""
     rows: list[Score] = []
     for task in inputs.tasks:
         alone = Prepared(suite=inputs.suite, split=inputs.split, tasks=(task,))
         delta = deltas_of(encoder, vectors[task.task.name])
-        ((_, scores),) = scores_along(encoder, alone, delta, (1.0,), linear=linear, autocast=autocast)
-        rows += scores.rows
+        with line(encoder, alone, delta, linear=linear, autocast=autocast) as at:
+            rows += at(1.0).rows
     return Scores(rows=tuple(rows), suite=inputs.suite, split=inputs.split, regime=regime)
 
 

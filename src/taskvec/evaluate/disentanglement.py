@@ -9,7 +9,7 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from taskvec.errors import ParameterError, SchemaError
-from taskvec.evaluate.affine import affine
+from taskvec.evaluate.affine import affine_along
 from taskvec.evaluate.patch import combined, deltas_of, resident
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scoring import Prepared, prepare
@@ -194,7 +194,7 @@ def _predictor(
     prepared = prepare(encoder, suite, split="test", tasks=vectors) if isinstance(suite, Suite) else suite
     chosen = Prepared(suite=prepared.suite, split=prepared.split, tasks=only(prepared, vectors))
     if regime == "linear":
-        found = affine(encoder, chosen, deltas, derivative=derivative)
+        found = affine_along(encoder, chosen, deltas, derivative=derivative)
         linear = {each.prepared.task.name: each for each in found.tasks}
         return lambda task, moves: linear[task].predictions(dict(moves))
     tasks = {each.task.name: each for each in chosen.tasks}

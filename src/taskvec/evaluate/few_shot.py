@@ -8,7 +8,7 @@ from typing import Any, final
 from torch import Tensor
 
 from taskvec.errors import ParameterError
-from taskvec.evaluate.along import scores_along
+from taskvec.evaluate.line import line
 from taskvec.evaluate.objective import objective_of
 from taskvec.evaluate.patch import combined, deltas_of
 from taskvec.evaluate.record import Record
@@ -100,7 +100,8 @@ def few_shot(
     deltas = {name: deltas_of(encoder, vector) for name, vector in vectors.items()}
     found, losses = _descend(encoder, examples, deltas, tuple(grid), sweeps)
     test = prepare(encoder, suite, split="test", limit=limit, tasks=(target,), heads=heads)
-    (_, before), (_, after) = scores_along(encoder, test, combined(deltas, found), (0.0, 1.0), autocast=autocast)
+    with line(encoder, test, combined(deltas, found), autocast=autocast) as at:
+        before, after = at(0.0), at(1.0)
     return FewShot(
         target=target,
         shots=shots,

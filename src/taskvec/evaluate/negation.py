@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from taskvec.evaluate.along import scores_along
+from taskvec.evaluate.line import line
 from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scores import Score
@@ -74,7 +74,7 @@ def negation(
         scales: the grid; must hold 0.
         threshold: the share of the control's accuracy at scale 0 that has to stay.
         regime: of the vectors, recorded with the scores.
-        linear: score the model to first order, as tangent vectors want it.
+        linear: score the model to first order in its weights, as linear regimes train it.
         autocast: run the encoder in bfloat16.
 
     Raises:
@@ -96,9 +96,8 @@ def negation(
             autocast=autocast,
         )
         two = Prepared(suite=test.suite, split=test.split, tasks=only(test, (target, control)))
-        (_, before), (_, after) = scores_along(
-            encoder, two, delta, (0.0, -found.scale), regime=regime, linear=linear, autocast=autocast
-        )
+        with line(encoder, two, delta, regime=regime, linear=linear, autocast=autocast) as at:
+            before, after = at(0.0), at(-found.scale)
         rows.append(
             NegationRow(
                 target=target,

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from taskvec.evaluate.along import scores_along
+from taskvec.evaluate.line import line
 from taskvec.evaluate.negation import Negation, NegationRow, negation
 from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.scoring import Prepared
@@ -95,7 +95,8 @@ def _added(
     encoder: Encoder, target: str, control: str, vector: TaskVector, test: Prepared, *, autocast: bool
 ) -> NegationRow:
     two = Prepared(suite=test.suite, split=test.split, tasks=only(test, (target, control)))
-    (_, before), (_, after) = scores_along(encoder, two, deltas_of(encoder, vector), (0.0, 1.0), autocast=autocast)
+    with line(encoder, two, deltas_of(encoder, vector), autocast=autocast) as at:
+        before, after = at(0.0), at(1.0)
     return NegationRow(
         target=target,
         control=control,

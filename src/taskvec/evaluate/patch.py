@@ -13,17 +13,6 @@ from taskvec.vector import TaskVector
 Move = Callable[[float], None]
 
 
-def deltas_of(encoder: Encoder, vector: TaskVector | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The deltas of the tensors that the encoder has, float32 (files may hold more, e.g. an unused pooler).
-
-    Tensors by name are deltas already.
-    """
-    if not isinstance(vector, TaskVector):
-        return dict(vector)
-    own = encoder.module.state_dict()
-    return {name: vector[name] for name in vector.names() if name in own and not vector.is_zero(name)}
-
-
 def combined(deltas: Mapping[str, Mapping[str, Tensor]], coefficients: Mapping[str, float]) -> dict[str, Tensor]:
     """Σ c_v δ_v by tensor name, over the vectors with a coefficient that is not 0."""
     total: dict[str, Tensor] = {}
@@ -59,6 +48,12 @@ def resident(module: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[Move]:
         yield move
     finally:
         move(0)
+
+
+def deltas_of(encoder: Encoder, vector: TaskVector) -> dict[str, Tensor]:
+    """The deltas of the tensors that the encoder has, float32 (files may hold more, e.g. an unused pooler)."""
+    own = encoder.module.state_dict()
+    return {name: vector[name] for name in vector.names() if name in own and not vector.is_zero(name)}
 
 
 def _targets(module: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,11 +7,18 @@ from typing import Any, final
 from torch import Tensor
 
 from taskvec.errors import ParameterError, UnknownName
-from taskvec.evaluate.along import scores_along
+from taskvec.evaluate.line import line
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scores import Scores, normalized
 from taskvec.evaluate.scoring import Prepared, PreparedTask
-from taskvec.evaluate.selection import ACCURACY_RULE, BEST_MEAN_RULE, NEGATION_RULE, choose_best, choose_negation
+from taskvec.evaluate.selection import (
+    ACCURACY_RULE,
+    BEST_MEAN_RULE,
+    NEGATION_RULE,
+    around,
+    choose_best,
+    choose_negation,
+)
 from taskvec.suites import Encoder
 
 
@@ -46,6 +53,7 @@ def search_scale(
     *,
     scales: Iterable[float],
     single: Scores,
+    refine: int = 0,
     linear: bool = False,
     autocast: bool = False,
 ) -> ScaleSearch:
@@ -59,19 +67,25 @@ def search_scale(
         delta: name → float32 tensor, e.g. a merged task vector; names that are missing do not move.
         scales: the grid.
         single: the single-task models' scores on the same inputs; their regime is that of the result.
-        linear: search along the model to first order, as in `scores_along`.
+        refine: so many more scales are tried between the best of the grid and its neighbors.
+        linear: score the model to first order in its weights, as linear regimes train it.
         autocast: as in `evaluate`.
 
     Raises:
         ParameterError: the grid is empty, the inputs are test data, or `single` is of another split.
     """
     grid = _grid(scales, prepared)
-    rows = []
-    found = scores_along(encoder, prepared, delta, grid, regime=single.regime, linear=linear, autocast=autocast)
-    for scale, scores in found:
-        rows.append(ScaleRow(scale, normalized(scores, single).mean, scores))
-    best = choose_best(grid, [row.objective for row in rows])
-    return ScaleSearch(best, BEST_MEAN_RULE, tuple(rows))
+    rows: list[ScaleRow] = []
+
+    def best() -> float:
+        return choose_best([row.scale for row in rows], [row.objective for row in rows])
+
+    with line(encoder, prepared, delta, regime=single.regime, linear=linear, autocast=autocast) as at:
+        for finer in (False, True):
+            for scale in around(grid, best(), refine) if finer else grid:
+                scores = at(scale)
+                rows.append(ScaleRow(scale, normalized(scores, single).mean, scores))
+    return ScaleSearch(best(), BEST_MEAN_RULE, tuple(sorted(rows, key=lambda row: row.scale) if refine else rows))
 
 
 def search_accuracy(
@@ -90,7 +104,8 @@ def search_accuracy(
         ParameterError: the grid is empty, or the inputs are test data.
     """
     grid = _grid(scales, prepared)
-    found = scores_along(encoder, prepared, delta, grid, regime=regime, linear=linear, autocast=autocast)
+    with line(encoder, prepared, delta, regime=regime, linear=linear, autocast=autocast) as at:
+        found = [(scale, at(scale)) for scale in grid]
     rows = tuple(ScaleRow(scale, scores.mean, scores) for scale, scores in found)
     return ScaleSearch(choose_best(grid, [row.objective for row in rows]), ACCURACY_RULE, rows)
 
@@ -126,7 +141,8 @@ def search_negation(
         )
     two = Prepared(suite=prepared.suite, split=prepared.split, tasks=only(prepared, (target, control)))
     backwards = {name: -change for name, change in delta.items()}
-    found = scores_along(encoder, two, backwards, grid, regime=regime, linear=linear, autocast=autocast)
+    with line(encoder, two, backwards, regime=regime, linear=linear, autocast=autocast) as at:
+        found = [(scale, at(scale)) for scale in grid]
     rows = tuple(ScaleRow(scale, scores[target].value, scores) for scale, scores in found)
     targets, controls = zip(*((row.objective, row.scores[control].value) for row in rows), strict=True)
     return ScaleSearch(choose_negation(grid, targets, controls, threshold=threshold), NEGATION_RULE, rows)

@@ -128,8 +128,7 @@ def _acting(prepared: Prepared, name: str) -> MergeMethod | None:
     source = prepared.checkpoint.source
     if place.role == "skip" or (isinstance(source, EditedSource) and source.vector.is_zero(name)):
         return None
-    other = prepared.method.elsewhere
-    return prepared.method if other is None or place.role == "matrix" else other
+    return prepared.method.acting(place, len(prepared.tasks))
 
 
 def _parameters(prepared: Prepared, method: MergeMethod | None, name: str) -> dict[str, Any]:

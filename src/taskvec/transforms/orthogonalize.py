@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods._parameters import Range
-from taskvec.ops.decorrelate import decorrelated
+from taskvec.ops.whitening import decorrelated
 from taskvec.transforms._transform import vector_transform
 
 
@@ -40,5 +40,4 @@ def orthogonalize(
     Differs from the paper: dependent directions are left out instead of being made up, and so are triplets that are
     rounding (2^-20 of a delta's largest).
     """
-    rank = min(deltas.shape[1:]) // len(deltas)
-    return decorrelated(deltas, rank, tolerance=tolerance) if rank else share(deltas)
+    return decorrelated(deltas, min(deltas.shape[1:]) // len(deltas), tolerance=tolerance)
