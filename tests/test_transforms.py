@@ -10,7 +10,7 @@ from elsewhere import Elsewhere
 from merge_cases import save_model
 from taskvec.errors import ParameterError, SchemaError, SpaceError, UnknownName
 from taskvec.methods._parameters import PerTensor
-from taskvec.ops.decorrelate import decorrelated
+from taskvec.ops.whitening import decorrelated
 from taskvec.testing import named
 from taskvec.transforms import _transform
 from taskvec.transforms._transform import vector_transform

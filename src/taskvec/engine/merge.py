@@ -90,6 +90,17 @@ def merge(
     return merged if by_tensor is not None or factor == 1.0 else factor * merged
 
 
+def notes_of(merged: TaskVector | Checkpoint) -> dict[str, Mapping[str, float]]:
+    """What methods had to report of the matrices of a merge (or of a base displaced by one) that were read so far.
+
+    By tensor; of `tsv_m`: "condition" of the vectors side by side, directions "dropped" from them, and pairs of tasks
+    whose deltas are "alike" (a cosine beyond ±0.999).
+    """
+    vector = merged if isinstance(merged, TaskVector) else getattr(merged.source, "vector", None)
+    leaves = [leaf for _, leaf in vector.terms] if isinstance(vector, TaskVector) else []
+    return {name: notes for leaf in leaves if isinstance(leaf, Merged) for name, notes in leaf.notes.items()}
+
+
 def named_inputs(inputs: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
     """The inputs by name, in order.
 
@@ -143,6 +154,12 @@ class _VectorInput:
             return rounded(self, out, name, start)
         return leaf.read32(out, name, start)
 
+    def is_zero(self, name: str) -> bool:
+        return self._vector.is_zero(name)
+
+    def factors(self, name: str) -> Factors | None:
+        return self._vector.factors(name)
+
     def describe(self) -> str:
         return self._vector.describe()
 
@@ -183,7 +200,9 @@ class Merged(AbstractDelta):
         return 1.0 if self.scale is None else float(self.scale.at(name))
 
     def factors(self, name: str) -> Factors | None:
-        """See the base class: a linear combination of factored vectors is factored."""
+        """See the base class: a linear combination of factored vectors is factored, and so is a spectral merge."""
+        if self.merging.spectra is not None and name in self.merging.spectra:
+            return self.merging.spectra.factors(name)
         if self.merging.method_for(name).weigh is None or any(
             v.factors(name) is None and not v.is_zero(name) for v in self.vectors.values()
         ):
@@ -194,6 +213,12 @@ class Merged(AbstractDelta):
         pairs = zip((self._scale_at(name) * weights).tolist(), self.vectors.values(), strict=True)
         terms = [(w * c, leaf) for w, v in pairs for c, leaf in v.terms]
         return TaskVector(tuple(terms)).factors(name)
+
+    @property
+    def notes(self) -> Mapping[str, Mapping[str, float]]:
+        """What the method had to report of the matrices that were read so far, by tensor."""
+        spectra = self.merging.spectra
+        return {} if spectra is None else {n: spectra.notes[n] for n in self.specs if n in spectra.notes}
 
     def is_zero(self, name: str) -> bool:
         """Zero inputs merge to zero under every method that has the law; a scale of 0 makes anything zero."""

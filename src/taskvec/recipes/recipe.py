@@ -224,8 +224,15 @@ class Recipe(BaseModel):
         Raises:
             TaskVecError: see `build` and `Checkpoint.save`.
         """
-        point = self.build(threads=threads)
-        return point.save(output, dtype=self.dtype, shard_size=self.shard_size, threads=threads, **options)
+        return self.write(self.build(threads=threads), output, threads=threads, **options)
+
+    def write(self, merged: Checkpoint, output: str | Path, **options: Any) -> Path:
+        """Write what `build` gave; `options` as in `run`.
+
+        Raises:
+            TaskVecError: see `Checkpoint.save`.
+        """
+        return merged.save(output, dtype=self.dtype, shard_size=self.shard_size, **options)
 
     def refusal(self, where: Where, what: str, fix: str | None = None, *, key: bool = False) -> ParameterError:
         """The error for something in this recipe, with its line and column if it was read from a file."""

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods._parameters import Range
-from taskvec.ops.decorrelate import decorrelated
+from taskvec.ops.whitening import decorrelated
 from taskvec.transforms._transform import vector_transform
 
 
