@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +24,12 @@ from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "mergekit"
 MODELS = ("base", "a", "b", "c")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+# What the models are in, and what mergekit computes and writes in.
+VARIANTS: dict[str, tuple[torch.dtype, dict[str, str]]] = {
+    "float32": (torch.float32, {"dtype": "float32"}),
+    "bfloat16": (torch.bfloat16, {"dtype": "bfloat16"}),
+    "bfloat16-wide": (torch.bfloat16, {"dtype": "float32", "out_dtype": "bfloat16"}),
+}
 LAYER = "model.layers.0."
 SHAPES: dict[str, tuple[int, ...]] = {
     "model.embed_tokens.weight": (24, 8),
@@ -90,11 +94,9 @@ CASES: dict[str, Case] = {
     "task_arithmetic_mean": ("task_arithmetic", "base+abc", {"normalize": True, "lambda": 0.6}, SIGNED),
     "ties": ("ties", "base+abc", {}, EACH),
     "ties_sum": ("ties", "base+abc", {"normalize": False, "lambda": 0.7, "int8_mask": True}, {**SIGNED, "density": 0.5}),
-    "ties_rescaled": ("ties", "base+abc", {"rescale": True}, HALF),
     "breadcrumbs": ("breadcrumbs", "base+abc", {}, {**HALF, "gamma": 0.1}),
     "breadcrumbs_mean": (
         "breadcrumbs", "base+abc", {"normalize": True, "lambda": 1.3}, {**THREE, "density": 0.9, "gamma": 0.3}),
-    "breadcrumbs_rescaled": ("breadcrumbs", "base+abc", {"rescale": True}, {**HALF, "gamma": 0.1}),
     "breadcrumbs_ties": ("breadcrumbs_ties", "base+abc", {}, {**EACH, "gamma": 0.1}),
     "breadcrumbs_ties_mean": (
         "breadcrumbs_ties", "base+abc", {"normalize": True, "lambda": 0.5}, {**SIGNED, "density": 0.9, "gamma": 0.3}),
@@ -142,7 +144,7 @@ def listed(spec: str) -> tuple[str | None, list[str]]:
     return (base if plus else None), list(rest)
 
 
-def recipe(case: Case, dtype: str) -> str:
+def recipe(case: Case, dtypes: dict[str, str]) -> str:
     """mergekit's YAML; models are folders beside it."""
     method, spec, shared, each = case
     base, models = listed(spec)
@@ -151,7 +153,7 @@ def recipe(case: Case, dtype: str) -> str:
         own = {k: v[i] if isinstance(v, list) else v for k, v in each.items()}
         if own:
             row["parameters"] = own
-    told: dict[str, Any] = {"merge_method": method, "dtype": dtype, "models": rows}
+    told: dict[str, Any] = {"merge_method": method, **dtypes, "models": rows}
     if base is not None and method != "linear":
         told["base_model"] = base
     if shared:
@@ -162,65 +164,74 @@ def recipe(case: Case, dtype: str) -> str:
 def merged(text: str, out: str, seed: int) -> dict[str, torch.Tensor]:
     """What mergekit makes of a recipe in the present folder."""
     from mergekit.config import MergeConfiguration
+    from mergekit.io.tasks import LoaderCache
     from mergekit.merge import run_merge
     from mergekit.options import MergeOptions
 
+    LoaderCache().loaders.clear()  # the folders keep their names, and get other models
     options = MergeOptions(copy_tokenizer=False, write_model_card=False, quiet=True, random_seed=seed)
     run_merge(MergeConfiguration.model_validate(yaml.safe_load(text)), out, options)
-    return load_file(Path(out) / "model.safetensors") if (Path(out) / "model.safetensors").exists() else _shards(out)
-
-
-def _shards(out: str) -> dict[str, torch.Tensor]:
     found: dict[str, torch.Tensor] = {}
     for file in sorted(Path(out).glob("*.safetensors")):
         found |= load_file(file)
     return found
 
 
+def write_models(kind: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
+    """The inputs as folders that mergekit accepts, in the present folder."""
+    models = inputs(kind)
+    for model, tensors in models.items():
+        Path(model).mkdir(exist_ok=True)
+        save_file(tensors, Path(model) / "model.safetensors", metadata={"format": "pt"})
+        (Path(model) / "config.json").write_text(json.dumps(CONFIG))
+    return models
+
+
 def main() -> None:
     """Write inputs, outputs and cases.json."""
-    sys.setrecursionlimit(10_000)
     torch.set_num_threads(1)
-    told: dict[str, Any] = {"mergekit": metadata.version("mergekit"), "torch": torch.__version__, "cases": {}}
-    told["seeds"] = SEEDS
+    told: dict[str, Any] = {"mergekit": metadata.version("mergekit"), "seeds": SEEDS, "cases": {}, "random": {}}
     GOLDEN.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        for dtype, kind in DTYPES.items():
-            models = inputs(kind)
-            for model, tensors in models.items():
-                Path(model).mkdir(exist_ok=True)
-                save_file(tensors, Path(model) / "model.safetensors", metadata={"format": "pt"})
-                (Path(model) / "config.json").write_text(json.dumps(CONFIG | {"torch_dtype": dtype}))
+        for variant, (kind, dtypes) in VARIANTS.items():
+            models = write_models(kind)
             packed = {f"{m}/{n}": t for m, tensors in models.items() for n, t in tensors.items()}
-            save_file(packed, GOLDEN / f"inputs-{dtype}.safetensors")
+            _save(packed, f"inputs-{dtype_name(kind)}")
             outputs: dict[str, torch.Tensor] = {}
             for name, case in CASES.items():
-                text = recipe(case, dtype)
-                told["cases"].setdefault(name, {})[dtype] = text
+                text = recipe(case, dtypes)
+                told["cases"].setdefault(name, {})[variant] = text
                 outputs |= {f"{name}/{n}": t for n, t in merged(text, "out", 0).items()}
-            save_file(outputs, GOLDEN / f"outputs-{dtype}.safetensors")
-        told["random"] = _random(recipe)
+            _save(outputs, f"outputs-{variant}")
+        _save(_random(told), "random")
     (GOLDEN / "cases.json").write_text(json.dumps(told, indent=1, sort_keys=True) + "\n")
 
 
-def _random(text_of: Any) -> dict[str, str]:
+def dtype_name(kind: torch.dtype) -> str:
+    """Its name without the module."""
+    return str(kind).removeprefix("torch.")
+
+
+def _save(tensors: dict[str, torch.Tensor], name: str) -> None:
+    path = GOLDEN / f"{name}.safetensors"
+    save_file(tensors, path)
+    path.chmod(0o644)
+
+
+def _random(told: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Random methods in float32: of each case the first two seeds, and the mean of all."""
-    models = inputs(torch.float32)
-    for model, tensors in models.items():
-        save_file(tensors, Path(model) / "model.safetensors", metadata={"format": "pt"})
-    told, outputs = {}, {}
+    write_models(torch.float32)
+    outputs: dict[str, torch.Tensor] = {}
     for name, case in RANDOM.items():
-        told[name] = text_of(case, "float32")
-        total: dict[str, torch.Tensor] = {}
+        told["random"][name] = recipe(case, {"dtype": "float32"})
+        total: dict[str, Any] = {}
         for seed in range(SEEDS):
-            found = merged(told[name], "out", seed)
-            for tensor, values in found.items():
+            for tensor, values in merged(told["random"][name], "out", seed).items():
                 total[tensor] = total.get(tensor, 0.0) + values.double() / SEEDS
                 if seed < 2:
                     outputs[f"{name}/{seed}/{tensor}"] = values
         outputs |= {f"{name}/mean/{tensor}": values.float() for tensor, values in total.items()}
-    save_file(outputs, GOLDEN / "random-float32.safetensors")
-    return told
+    return outputs
 
 
 if __name__ == "__main__":

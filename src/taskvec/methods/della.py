@@ -41,7 +41,7 @@ def _kernel(
     kernel=_kernel,
     check=_check,
     laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"epsilon": 0.15}},
+    dialects={"mergekit": {"density": 1.0, "epsilon": 0.15}},
 )
 def della(
     deltas: Float[Tensor, task * shape],

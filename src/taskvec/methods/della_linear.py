@@ -45,7 +45,7 @@ def _kernel(
     weigh=whole_coefficients,
     check=_check,
     laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"epsilon": 0.15}},
+    dialects={"mergekit": {"density": 1.0, "epsilon": 0.15}},
 )
 def della_linear(
     deltas: Float[Tensor, task * shape],
