@@ -76,6 +76,23 @@ def test_extract_takes_a_codec_with_parameters_by_option_and_by_name(here: Path)
     assert not table["exact"]
 
 
+def test_extract_takes_tsv_by_density_energy_and_budget(here: Path) -> None:
+    table = called_json("extract", "base", "math", "-o", "a.tv.safetensors", "--codec", "tsv", "--density", "0.4")
+    assert table["stored"] == {"dense": 2, "tsv": 2}
+    assert 0 < table["error"]["total"] <= table["error"]["largest"] < 1
+    settings = ("--set", "budget=60%", "--set", "other=bf16", "--dtype", "bfloat16")
+    table = called_json("extract", "base", "math", "-o", "b.tv.safetensors", "--codec", "tsv", *settings)
+    assert (table["codec"]["budget"], table["codec"]["dtype"], table["codec"]["density"]) == ("60%", "BF16", None)
+    out = call("info", "b.tv.safetensors").stdout
+    assert "codec       tsv, budget=60%, convolutions=other, dtype=BF16, other=BF16" in out
+    assert "; at most" in out
+    call("extract", "base", "math", "-o", "c.tv.safetensors", "--codec", "tsv", "--set", "energy=0.9")
+    assert "exclude each other" in refused(
+        *("extract", "base", "math", "-o", "d.tv.safetensors", "--codec", "tsv"),
+        *("--density", "0.4", "--set", "energy=0.9"),
+    )
+
+
 def test_extract_of_an_adapter_keeps_its_factors(here: Path) -> None:
     adapter(here / "lora")
     table = called_json("extract", "base", "lora", "-o", "l.tv.safetensors", "--codec", "lora")
@@ -309,4 +326,4 @@ def test_a_call_that_makes_no_sense_is_usage(here: Path, arguments: list[str]) -
 
 
 def test_a_misspelt_verb_gets_a_suggestion() -> None:
-    assert "Did you mean 'extract'?" in call("extrct", code=2).stderr
+    assert "Did you mean 'extract'?" in call("extractt", code=2).stderr

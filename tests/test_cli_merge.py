@@ -203,12 +203,16 @@ def inside(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("arguments", "cause", "fix"),
     [
         (["--method", "tis", "math", "--base", "base"], "no merge method named 'tis'", "did you mean 'ties'?"),
-        (["--method", "ties", "math"], "the recipe has no base", "give the base"),
+        (["--method", "ties", "math"], "there is no base", "give the base"),
         (["--method", "ties", "math", "--base", "bse"], "'bse' does not exist", "check the path"),
         (["--method", "ties", "mth", "--base", "base"], "there is no 'mth'", "check the path"),
         (["--method", "ties", "math", "--base", "base", "--set", "density=2"], "outside (0, 1]", "in (0, 1]"),
         (["--method", "ties", "math", "--base", "base", "--set", "densty=1"], "no parameter 'densty'", "'density'"),
-        (["--method", "ties", "math", "--base", "base", "--set", "density={"], "--set density, line 1", "repair"),
+        (
+            ["--method", "ties", "math", "--base", "base", "--set", "density={"],
+            "--set density, line 1",
+            "close the bracket",
+        ),
         (["--method", "ties", "math", "--base", "base", "--transform", "awd"], "no transform is named 'awd'", "leave"),
         (["--method", "ties", "math", "./math", "--base", "base"], "two inputs are named 'math'", "NAME=SOURCE"),
         (["--method", "ties", "math", "small", "--base", "base"], "F32[5, 8]", "same size"),

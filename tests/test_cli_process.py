@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +83,7 @@ def test_a_traceback_is_shown_on_request_only(tmp_path: Path) -> None:
 
 
 def test_a_bug_stays_a_traceback(tmp_path: Path) -> None:
-    code = "import sys; from taskvec.cli import _kinds, main; del _kinds.is_store; main()"
+    code = "import sys; from taskvec.checkpoint import kinds; from taskvec.cli import main; del kinds.is_store; main()"
     folder(tmp_path / "base", tensors(0))
     command = [sys.executable, "-c", code, "info", str(tmp_path / "base")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -144,8 +146,8 @@ def test_an_interrupt_keeps_what_is_finished_and_the_same_command_completes(big:
     assert time.monotonic() - started < 5  # a second where nothing else runs
     assert "Traceback" not in message
     first, second = message.splitlines()
-    assert first.startswith("Interrupted: ")
-    assert f"of 32 tensors are kept in '{tmp_path / '.out.partial'}'; '{output}' is untouched." in first
+    assert re.match(r"Interrupted after \d[\d.]* MB of 134 MB: what is finished is kept in ", first)
+    assert first.endswith(f" in '{tmp_path / '.out.partial'}'; '{output}' is untouched.")
     assert second.startswith("To resume: run the same command again.")
     assert not output.exists()
     subprocess.run(command(big, output), check=True, capture_output=True)
@@ -157,19 +159,72 @@ def test_an_interrupt_keeps_what_is_finished_and_the_same_command_completes(big:
 def test_an_interrupt_before_anything_was_written_says_so(tmp_path: Path) -> None:
     code = """
 import os, signal
-from taskvec.cli import _kinds, main
+from taskvec.cli import _vector_argument, main
 from taskvec.cli._progress import Working, partial_of
 from pathlib import Path
 def stop(text):
     with Working("reading", "'out'", kept=partial_of(Path("out")), quiet=False):
         os.kill(os.getpid(), signal.SIGINT)
-_kinds.what_is = stop
+_vector_argument.what_is = stop
 main()
 """
     command = [sys.executable, "-c", code, "extract", "base", "math", "-o", "out.tv.safetensors"]
     folder(tmp_path / "base", tensors(0))
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (130, "Interrupted: nothing of 'out' was written.\n")
+
+
+PRESSED = """
+import os, signal, sys
+class Press:
+    def find_spec(self, name, *_):
+        if name == NAME:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Press())
+from _taskvec_command import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["taskvec", "typer", "taskvec.cli._app"])
+def test_an_interrupt_of_the_imports_is_no_traceback(module: str) -> None:
+    command = [sys.executable, "-c", PRESSED.replace("NAME", repr(module)), "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "Interrupted.\n")
+
+
+def test_the_console_script_is_the_command() -> None:
+    project = Path(__file__).parents[1] / "pyproject.toml"
+    scripts = tomllib.loads(project.read_text("utf-8"))["project"]["scripts"]
+    module, _, function = scripts["taskvec"].partition(":")
+    command = [sys.executable, "-c", f"import {module}; {module}.{function}()", "--version"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"taskvec {tv.__version__}\n"
+
+
+SLOW = """
+import os, signal, time
+from taskvec.cli import main
+from taskvec.methods import merge_method
+from taskvec.methods._method import Fold
+def step(block, **_):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+@merge_method(source="a test", folds=(Fold(step, lambda total, *_, **__: total),))
+def slow(deltas, *, state):
+    return deltas.sum(0)
+main()
+"""
+
+
+def test_an_interrupt_in_the_middle_of_a_statistic_stops_at_once(big: Path, tmp_path: Path) -> None:
+    inputs = [f"{name}={big / 'v.tv.safetensors'}" for name in ("a", "b")]
+    arguments = ["merge", "--method", "slow", "--base", str(big / "base"), *inputs, "-o", str(tmp_path / "out")]
+    started = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", SLOW, *arguments], capture_output=True, text=True, check=False)
+    assert time.monotonic() - started < 30
+    assert (result.returncode, result.stderr) == (130, f"Interrupted: nothing of '{tmp_path / 'out'}' was written.\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_is_silent_where_nobody_looks(big: Path, tmp_path: Path) -> None:
@@ -198,7 +253,7 @@ def test_progress_is_shown_on_a_terminal_unless_quiet(big: Path, tmp_path: Path,
             shown += data
     os.close(leader)
     assert running.returncode == 0
-    assert (b"writing" in shown and b"/32" in shown) is not quiet
+    assert (b"writing" in shown and b"/134.2 MB" in shown) is not quiet
 
 
 def test_a_full_disk_is_refused_and_what_is_finished_is_kept(big: Path, tmp_path: Path) -> None:

@@ -49,6 +49,15 @@ def test_list_shows_sizes_beside_dense(here: Path) -> None:
         assert word in out
 
 
+def test_a_store_takes_tsv_vectors(here: Path) -> None:
+    add("math", "math", "--codec", "tsv", "--density", "0.4")
+    (row,) = called_json("store", "list", "my library")["vectors"]
+    assert row["codec"] == "tsv"
+    assert 0 < row["error"] < 1
+    assert called_json("store", "show", "my library", "math")["error"]["total"] < row["error"]
+    call("store", "verify", "my library")
+
+
 def test_info_show_and_list_of_a_store_are_one_thing(here: Path) -> None:
     add("math", "math")
     assert called_json("info", "my library") == called_json("store", "list", "my library")

@@ -31,6 +31,12 @@ LOSSY: dict[str, dict[str, Any]] = {
     "sparse/threshold": {"codec": "sparse", "threshold": 0.05},
     "dense/bf16": {"codec": "dense", "dtype": "bf16"},
     "dense/f64": {"codec": "dense", "dtype": "float64"},
+    "tsv": {"density": 0.4},
+    "tsv/bf16": {"codec": "tsv", "density": 0.4, "dtype": "bf16"},
+    "tsv/int8": {"codec": "tsv", "density": 0.4, "dtype": "int8", "other": "int8"},
+    "tsv/energy": {"codec": "tsv", "energy": 0.8, "dtype": "float16"},
+    "tsv/budget": {"codec": "tsv", "budget": "60%", "dtype": "int8", "other": "int8"},
+    "tsv/convolutions": {"codec": "tsv", "energy": 0.5, "convolutions": "matrix"},
 }
 CASES = {"dense": {}, **LOSSY}
 
@@ -301,6 +307,32 @@ def test_nan_and_inf_are_refused_naming_the_tensor(tmp_path: Path, case: str, ba
         ("dense", {"dtype": "int8"}, "is not a floating-point type"),
         ("dense", {"dtype": "float23"}, "unknown dtype 'float23'"),
         ("lora", {"rank": 3}, "codec 'lora' has no parameter 'rank'"),
+        ("tsv", {"density": 0}, r"density=0 is outside \(0, 1\]"),
+        ("tsv", {"density": 1.01}, r"density=1.01 is outside \(0, 1\]"),
+        ("tsv", {"energy": float("nan")}, r"energy=nan is outside \(0, 1\]"),
+        ("tsv", {"energy": -0.5}, r"energy=-0.5 is outside \(0, 1\]"),
+        ("tsv", {"density": 0.1, "energy": 0.9}, r"density and energy exclude each other\.\nFix: give one"),
+        ("tsv", {"density": 0.1, "budget": 10**6}, "density and budget exclude each other"),
+        ("tsv", {"energy": 0.1, "budget": "10%"}, "energy and budget exclude each other"),
+        ("tsv", {"budget": 0}, "'0' is not a size in bytes"),
+        ("tsv", {"budget": float("inf")}, "'inf' is not a size in bytes"),
+        ("tsv", {"budget": float("nan")}, "'nan' is not a size in bytes"),
+        ("tsv", {"budget": "lots"}, "'lots' is not a size in bytes"),
+        ("tsv", {"budget": "0%"}, r"budget='0%' is not a share in \(0%, 100%\]"),
+        ("tsv", {"budget": "101%"}, r"budget='101%' is not a share in"),
+        ("tsv", {"budget": "x%"}, r"budget='x%' is not a share in"),
+        ("tsv", {"budget": True}, "budget=True is not a number of bytes"),
+        (
+            "tsv",
+            {"budget": 100},
+            r"budget of 100 bytes does not hold the [0-9,]+ bytes of what is not decomposed\.\nFix:",
+        ),
+        ("tsv", {"dtype": "float64"}, "dtype='float64' is not one of float32, "),
+        ("tsv", {"other": "int4"}, "other='int4' is not one of float32, "),
+        ("tsv", {"convolutions": "yes"}, "convolutions='yes' is not one of matrix, other"),
+        ("tsv", {"splits": "thirds"}, "no splits named 'thirds'"),
+        ("tsv", {"layout": "nowhere.yml"}, "the layout 'nowhere.yml' cannot be read"),
+        ("tsv", {"rank": 3}, "codec 'tsv' has no parameter 'rank'"),
     ],
 )
 def test_bad_parameters_are_refused(tmp_path: Path, codec: str, parameters: dict[str, Any], message: str) -> None:
@@ -531,6 +563,9 @@ def lying(tmp_path: Path, change: Callable[[dict[str, Any], dict[str, torch.Tens
     tuned = {"w": base["w"] + normal(10, 10, seed=2, scale=0.01).float()}
     tuned["w"][0, 0], base["w"][0, 0] = -0.0, 0.0
     point = tv.Checkpoint.from_tensors(base)
+    if kwargs.get("layout") == SPLIT:
+        kwargs["layout"] = tmp_path / "layout.yml"
+        kwargs["layout"].write_text("splits:\n  w: rows 2\n")
     path = (tv.Checkpoint.from_tensors(tuned) - point).save(tmp_path / "v.tv.safetensors", **kwargs)
     metadata, tensors = meta(path), safetensors.torch.load_file(path)
     table = json.loads(metadata["taskvec_tensors"])
@@ -580,6 +615,20 @@ def outside(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([x[:-1], torch.tensor([100], dtype=x.dtype)])
 
 
+def more_triplets(table: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    for role in "usv":
+        key = table["w"]["parts"][role][0]
+        tensors[key] = torch.cat([tensors[key]] * 20)
+
+
+def negative_ranks(x: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([-1, int(x.sum()) + 1], dtype=x.dtype)
+
+
+SPLIT = "two parts"  # stands for a layout that splits 'w' by rows
+TSV = {"codec": "tsv", "density": 0.25}
+TSV_INT8, TSV_SPLIT = TSV | {"dtype": "int8"}, TSV | {"layout": SPLIT}
+
 LIES: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], dict[str, torch.Tensor]], None], str]] = {
     "unknown codec": ({}, set_entry(codec="zstd"), "tensor 'w' .* needs an unknown codec: no codec named 'zstd'"),
     "no codec": ({}, lambda t, x: t["w"].pop("codec"), "entry of tensor 'w' in .* is not valid"),
@@ -623,6 +672,27 @@ LIES: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], dict[str, torch.
     "fewer values": ({"codec": "sparse"}, set_part("values", lambda x: x[1:]), "do not fit a tensor"),
     "values of integers": ({"codec": "sparse"}, set_part("values", lambda x: x.int()), "do not fit a tensor"),
     "values of float64": ({"codec": "sparse"}, set_part("values", lambda x: x.double()), "do not fit a tensor"),
+    "a factor of another shape": (TSV, set_part("v", lambda x: x[:, 1:].contiguous()), "do not fit a tensor"),
+    "factors of two ranks": (TSV, set_part("u", lambda x: torch.cat([x, x])), "do not fit a tensor"),
+    "factors of two dtypes": (TSV, set_part("v", lambda x: x.bfloat16()), "do not fit a tensor"),
+    "factors of float64": (TSV, set_part("u", lambda x: x.double()), "do not fit a tensor"),
+    "a factor that is no matrix": (TSV, set_part("u", lambda x: x[0]), "do not fit a tensor"),
+    "scales of triplets in bf16": (TSV, set_part("s", lambda x: x.bfloat16()), "do not fit a tensor"),
+    "too many scales of triplets": (TSV, set_part("s", lambda x: x.repeat(2)), "do not fit a tensor"),
+    "no left factor": (TSV, drop_part("u", bytes_too=True), "has no part 'u'"),
+    "no scales of triplets": (TSV, drop_part("s", bytes_too=True), "do not fit a tensor"),
+    "scales of the codes missing": (TSV_INT8, drop_part("v_scales", bytes_too=True), "tsv delta do not fit"),
+    "another group of codes": (TSV_INT8, set_entry(group=64), "a tsv delta has group=64, not 128"),
+    "a split that is none": (TSV, set_entry(split="thirds"), "split='thirds', which is not like 'rows 3'"),
+    "a split that does not divide": (TSV, set_entry(split="rows 3"), "cannot be split into rows 3"),
+    "a split without ranks": (TSV, set_entry(split="rows 2"), "do not fit a tensor"),
+    "more triplets than a matrix has": (TSV, more_triplets, "do not fit a tensor"),
+    "ranks that do not add up": (TSV_SPLIT, set_part("ranks", lambda x: x + 1), "do not add up"),
+    "ranks below zero": (TSV_SPLIT, set_part("ranks", negative_ranks), "do not add up"),
+    "ranks of another dtype": (TSV_SPLIT, set_part("ranks", lambda x: x.long()), "do not fit a tensor"),
+    "an exact tsv": (TSV, set_entry(exact=True), "claims to be exact as 'tsv'"),
+    "a norm that is text": (TSV, set_entry(norm="long"), "entry of tensor 'w' in .* is not valid"),
+    "a norm that is infinite": (TSV, set_entry(norm="inf"), "entry of tensor 'w' in .* is not valid"),
     "more positions than entries": (
         {"codec": "sparse", "density": 1.0}, set_entry(shape=[2, 2]), "do not ascend within its 4 entries"
     ),
@@ -632,7 +702,7 @@ LIES: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any], dict[str, torch.
 @pytest.mark.parametrize("lie", LIES)
 def test_a_table_that_lies_is_refused(tmp_path: Path, lie: str) -> None:
     kwargs, change, message = LIES[lie]
-    path = lying(tmp_path, change, **kwargs)
+    path = lying(tmp_path, change, **dict(kwargs))
     with pytest.raises(errors.FormatError, match=message):
         read_all(path)
 
@@ -647,7 +717,7 @@ def read_all(path: Path) -> None:
 
 
 def test_the_changed_files_of_those_tests_are_otherwise_valid(tmp_path: Path) -> None:
-    for kwargs in ({}, {"codec": "int8"}, {"codec": "int4"}, {"codec": "sparse"}):
+    for kwargs in ({}, {"codec": "int8"}, {"codec": "int4"}, {"codec": "sparse"}, TSV, TSV_INT8, TSV_SPLIT):
         read_all(lying(tmp_path, lambda table, tensors: None, force=True, **kwargs))
 
 

@@ -4,13 +4,17 @@ import json
 import random
 import struct
 
+import pytest
 import torch
 from safetensors import safe_open
 
 from raw_files import entry, good, indexed, raw
+from taskvec import codecs
 from taskvec.adapters.reader import open_adapter
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import TaskVecError
+from taskvec.vector import TaskVector
+from vector_cases import factored, normal
 
 
 def mutated(text: bytes, rng: random.Random) -> bytes:
@@ -135,3 +139,48 @@ def test_no_mutated_layout_raises_anything_but_our_own_errors(tmp_path):
         except TaskVecError:
             continue
     assert 0 < accepted < 1000
+
+
+def parameters(codec):
+    return {"tsv": [{"density": 0.3}, {"density": 0.3, "dtype": "int8", "splits": "fused-qkv"}]}.get(codec, [{}])
+
+
+def altered(table, rng):
+    """The JSON of a table of tensors with one field of one entry, or one part, replaced by something else."""
+    table = json.loads(json.dumps(table))
+    place = table[rng.choice(sorted(table))]
+    if rng.random() < 0.3 and place["parts"]:
+        place = place["parts"]
+    odd = [-1, 0, 1, 2**64, 1e400, None, True, "F32", "rows 2", "columns 3", "w", [], [1, 1], [24, 8], {}, "1e5"]
+    place[rng.choice([*place, "split", "group", "comment"])] = rng.choice(odd)
+    return json.dumps(table)
+
+
+@pytest.mark.parametrize(("codec", "options"), [(c, o) for c in codecs.names() for o in parameters(c)])
+def test_no_mutated_table_of_a_vector_raises_anything_but_our_own_errors(codec, options, tmp_path):
+    rng = random.Random(5)
+    matrices = {"qkv.weight": (24, 8), "w": (9, 12)}
+    vector = factored(matrices) if codec == "lora" else None
+    if vector is None:
+        tensors = {n: normal(*s, seed=1).float() for n, s in (*matrices.items(), ("bias", (5,)))}
+        base = Checkpoint.from_tensors({n: 0.5 * t for n, t in tensors.items()})
+        vector = Checkpoint.from_tensors(tensors) - base
+    path = vector.save(tmp_path / "v.tv.safetensors", codec=codec, **options)
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header, data = json.loads(whole[8 : 8 + length]), whole[8 + length :]
+    table = header["__metadata__"]["taskvec_tensors"]
+    accepted = 0
+    for _ in range(300):
+        text = altered(json.loads(table), rng)
+        if rng.random() < 0.3:
+            text = mutated(table.encode(), rng).decode("utf-8", errors="replace")
+        raw(path, {**header, "__metadata__": {**header["__metadata__"], "taskvec_tensors": text}}, data)
+        try:
+            opened = TaskVector.open(path)
+            for name, spec in opened.specs.items():
+                opened.values(name, 0, min(spec.numel, 1 << 20))
+            accepted += 1
+        except TaskVecError:
+            continue
+    assert 0 < accepted < 300

@@ -63,4 +63,4 @@ def test_the_committed_store_is_read(tmp_path: Path) -> None:
 
 
 def test_the_committed_files_are_few_and_small() -> None:
-    assert sum(len(data) for data in tree(GOLDEN / "v1").values()) < 30_000
+    assert sum(len(data) for data in tree(GOLDEN / "v1").values()) < 40_000

@@ -23,7 +23,7 @@ from taskvec.checkpoint.durable import replace_durably, try_lock
 from taskvec.checkpoint.save import parse_size
 from taskvec.checkpoint.source import AbstractSource
 from taskvec.checkpoint.staging import Staging
-from vector_cases import DELTAS, checkpoints, dtype, normal, pair, partials, same_bits, tree
+from vector_cases import checkpoints, dtype, normal, pair, partials, same_bits, tree
 
 SHARDS = {"model-00001-of-00002.safetensors": ("conv", "row", "tiny"), "model-00002-of-00002.safetensors": ()}
 
@@ -540,7 +540,7 @@ def test_nothing_of_a_killed_run_gets_into_the_output(folder: Path, tmp_path: Pa
     model = base + 0.5 * (tuned - base)
     expected = tree(model.save(tmp_path / "expected"))
     with pytest.raises(Killed):
-        model.save(out, progress=lambda done, total: kill_if(done == total))
+        model.save(out, progress=lambda _, done, total: kill_if(done == total))
     (root / "out" / "stale_tokenizer.json").write_text("of an earlier run")
     (root / "out" / "sub").mkdir()
     (root / "out" / "sub" / "x").touch()
@@ -610,11 +610,25 @@ def test_an_interrupt_stops_within_a_second_keeps_the_partial_and_says_so(
     assert not (tmp_path / "v").exists()
 
 
-def test_progress_counts_every_tensor(tmp_path: Path) -> None:
+@pytest.mark.parametrize("codec", ["dense", "int8", "sparse"])
+def test_progress_counts_the_bytes_of_every_tensor(tmp_path: Path, codec: str) -> None:
     base, tuned = checkpoints()
-    seen: list[tuple[int, int]] = []
-    (tuned - base).save(tmp_path / "v", threads=1, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, len(DELTAS)) for i in range(1, len(DELTAS) + 1)]
+    parameters = {"density": 0.5} if codec == "sparse" else {}
+    for name, work in (("v", tuned - base), ("model", base + 0.5 * (tuned - base))):
+        seen: list[tuple[str, int, int]] = []
+        whole = sum(s.nbytes for s in work.specs.values())
+        options = {"codec": codec, **parameters} if name == "v" else {}
+        work.save(tmp_path / name, threads=3, progress=lambda *step, seen=seen: seen.append(step), **options)
+        assert {(step, total) for step, _, total in seen} == {("writing", whole)}
+        assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
+        assert seen[-1][1] == whole
+
+
+def test_progress_moves_within_a_tensor(tmp_path: Path) -> None:
+    seen: list[int] = []
+    model = tv.Checkpoint.from_tensors({"w": torch.zeros(3 << 20, dtype=torch.bfloat16)})
+    model.save(tmp_path / "out", progress=lambda _step, done, _total: seen.append(done))
+    assert sorted(set(seen)) == [2 << 20, 4 << 20, 6 << 20]
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o002, 0o664)])

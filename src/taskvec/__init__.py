@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from taskvec import suites as suites
     from taskvec import tune as tune
     from taskvec.engine.merge import merge as merge
+    from taskvec.evaluate.disentanglement import disentanglement as disentanglement
     from taskvec.recipes.plan import Plan as Plan
     from taskvec.recipes.recipe import Recipe as Recipe
     from taskvec.store import Store as Store
+    from taskvec.suites.linearize import linearize as linearize
 
 __version__ = "0.1.0.dev0"
 
@@ -35,6 +37,8 @@ _LAZY = {
     "Plan": "taskvec.recipes.plan",
     "Recipe": "taskvec.recipes.recipe",
     "Store": "taskvec.store",
+    "disentanglement": "taskvec.evaluate",
+    "linearize": "taskvec.suites.linearize",
     "merge": "taskvec.engine.merge",
 }
 _LAZY_ROOMS = ("evaluate", "methods", "suites", "tune")

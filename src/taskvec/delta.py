@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK, BaseIdentity
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import TensorSpec, check_same_schema
 from taskvec.checkpoint.ties import aligned, equal_bits
 from taskvec.errors import SchemaError
@@ -85,8 +86,8 @@ class AbstractDelta(abc.ABC):
     def restore(self, out: Bits, name: str, start: int) -> None:
         """Turn base + delta, rounded to the tuned dtype in `out`, into the tuned model's bits (`exact` only)."""
 
-    def check(self) -> None:
-        """Refuse what cannot be seen from the headers.
+    def check(self, progress: Progress = unseen) -> None:
+        """Refuse what cannot be seen from the headers; what takes long says how far it is.
 
         Raises:
             SchemaError: e.g. integer tensors that differ from the base's.
@@ -151,14 +152,16 @@ class Difference(AbstractDelta):
         """See the base class: the tuned model is at hand."""
         out[:] = self.tuned.source.bits(name, start, start + out.size)
 
-    def check(self) -> None:
-        """Compare the tensors that cannot move, once.
+    def check(self, progress: Progress = unseen) -> None:
+        """Check both models, and compare the tensors that cannot move, once.
 
         Raises:
             SchemaError: an integer or bool tensor differs.
         """
         if self._checked:
             return
+        for point in (self.tuned, self.origin):
+            point.source.check(progress)
         for name, spec in self.tuned.specs.items():
             if not spec.dtype.moves and not equal_bits(self.tuned.source, name, self.origin.source, name):
                 raise SchemaError(
@@ -241,9 +244,9 @@ class Rebased(AbstractDelta):
         """See the base class."""
         return self.inner.is_zero(name)
 
-    def check(self) -> None:
+    def check(self, progress: Progress = unseen) -> None:
         """See the base class."""
-        self.inner.check()
+        self.inner.check(progress)
 
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""

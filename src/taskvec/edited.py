@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import AbstractSource, TensorSpec
 from taskvec.delta import BLOCK, Difference
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, SpaceError
@@ -58,6 +59,11 @@ class EditedSource(AbstractSource):
         """See the base class."""
         parts = [self.base.source.inputs(), *(leaf.inputs() for _, leaf in self.vector.terms)]
         return None if any(p is None for p in parts) else (*parts, [c for c, _ in self.vector.terms])
+
+    def check(self, progress: Progress = unseen) -> None:
+        """See the base class."""
+        self.base.source.check(progress)
+        self.vector.check(progress)
 
     def hash_inputs(self, name: str) -> None:
         """See the base class."""
@@ -246,7 +252,6 @@ def prepare(checkpoint: Checkpoint, dtype: str | None, allow_nonfinite: bool) ->
     """The source to write for a checkpoint: a point in memory or in files is its own edit by nothing.
 
     Raises:
-        SchemaError: integer tensors of a tuned model differ from the base's.
         ParameterError: `dtype` is not a floating-point type.
     """
     target = dtype_of(dtype) if dtype is not None else None
@@ -254,7 +259,6 @@ def prepare(checkpoint: Checkpoint, dtype: str | None, allow_nonfinite: bool) ->
         raise ParameterError(f"dtype {target} is not a floating-point type.", "use float32, bfloat16 or float16.")
     source = checkpoint.source
     base, vector = (source.base, source.vector) if isinstance(source, EditedSource) else (checkpoint, TaskVector(()))
-    vector.check()
     return EditedSource(base, vector, dtype=target, allow_nonfinite=allow_nonfinite)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BaseIdentity
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.delta import BLOCK, AbstractDelta, Factors, Rebased, TensorDelta
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, SpaceError, UnknownName
@@ -181,14 +182,14 @@ class TaskVector:
         """The same displacement with its base forgotten, to be applied to another base on purpose."""
         return TaskVector(tuple((c, Rebased(leaf)) for c, leaf in self.terms))
 
-    def check(self) -> None:
-        """Refuse what the headers cannot show.
+    def check(self, progress: Progress = unseen) -> None:
+        """Refuse what the headers cannot show; what takes long says how far it is.
 
         Raises:
             SchemaError: e.g. integer tensors of the tuned model that differ from the base's.
         """
         for _, leaf in self.terms:
-            leaf.check()
+            leaf.check(progress)
 
     def describe(self) -> str:
         """What to call this vector in a message."""

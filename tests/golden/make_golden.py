@@ -24,6 +24,7 @@ CODECS = {
     "int4": {"group": 16},
     "sparse": {"density": 0.25},
     "lora": {},
+    "tsv": {"density": 0.4, "dtype": "bfloat16"},
 }
 
 

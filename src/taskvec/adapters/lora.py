@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK, Fingerprints
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import AbstractSource, TensorSpec
 from taskvec.checkpoint.ties import equal_bits
 from taskvec.delta import AbstractDelta, Factors
@@ -84,7 +85,7 @@ class LoraDelta(AbstractDelta):
             saved, before = self._source.block(part.saved, start, stop), self._origin.block(name, start, stop)
             add_scaled_difference(total, coefficient, saved, before)
 
-    def check(self) -> None:
+    def check(self, progress: Progress = unseen) -> None:
         """Compare the saved tensors that cannot move with the base's.
 
         Raises:

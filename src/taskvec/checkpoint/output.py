@@ -13,26 +13,28 @@ depend on the inputs alone: not on threads, timing or resumption.
 from __future__ import annotations
 
 import abc
+import contextlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.durable import preallocate, start_writing
+from taskvec.checkpoint.progress import WRITING, Meter, Progress
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.checkpoint.staging import Staging
 from taskvec.checkpoint.written import Written
-from taskvec.errors import TaskVecError
+from taskvec.errors import ParameterError, TaskVecError
 from taskvec.ops.hashing import Hasher, hash_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 _GATHER = 1 << 20  # bytes below which writes to one part are gathered
-Progress = Callable[[int, int], None]  # units done, units in all
 Poll = Callable[[], None]  # called now and then by what scans for long; raises when the run has been stopped
 
 
@@ -50,9 +52,13 @@ class Part:
 
 
 class Unit(abc.ABC):
-    """What is produced together, e.g. one tensor, or the parts into which a codec turned one tensor."""
+    """What is produced together, e.g. one tensor, or the parts into which a codec turned one tensor.
+
+    `nbytes` is its share of the progress: the bytes of the tensor it comes from.
+    """
 
     name: str
+    nbytes: int
 
     @abc.abstractmethod
     def parts(self, poll: Poll = never) -> Sequence[Part]:
@@ -109,21 +115,49 @@ class _FileState:
     writing: threading.Lock = field(default_factory=threading.Lock)
 
 
+WrittenFiles = Mapping[str, Mapping[str, Sequence[Written]]]  # what each unit of each file became
+
+
+@contextlib.contextmanager
+def written(
+    destination: Path,
+    files: Sequence[OutputFile],
+    *,
+    check: Callable[[Progress], None],
+    inputs: object | None,
+    force: bool,
+    threads: int,
+    progress: Progress,
+    needs: int = 0,
+) -> Iterator[tuple[Staging, WrittenFiles]]:
+    """The staging folder with `files` in it, complete; what the caller publishes appears at the destination.
+
+    `check` refuses what the headers do not show; it may take long, so that the destination is looked at before, and
+    nothing is written until it is done. `inputs` identifies all that is read (None: the run cannot be resumed),
+    `needs` says how many bytes must be free.
+
+    Raises:
+        DestinationError: it exists (and not `force`), is being written, or does not fit on the disk.
+    """
+    Staging(destination, plan=None, force=force).check()
+    check(progress)
+    plan = _plan_hash(files, inputs) if inputs is not None else None
+    with Staging(destination, plan=plan, force=force) as staging:
+        staging.require(needs)
+        yield staging, _Writer(staging, files, threads=threads, progress=progress).run()
+
+
 @final
-class OutputWriter:
+class _Writer:
     """Writes the files of one output into a staging folder; see the module's docstring."""
 
-    def __init__(
-        self, staging: Staging, files: Sequence[OutputFile], *, threads: int, progress: Progress | None
-    ) -> None:
+    def __init__(self, staging: Staging, files: Sequence[OutputFile], *, threads: int, progress: Progress) -> None:
         self._staging, self._files, self._threads = staging, files, threads
-        self._progress = progress
+        self._meter = Meter(progress, WRITING, sum(u.nbytes for f in files for u in f.units))
         self._turns = threading.Condition()
         self._flusher = ThreadPoolExecutor(1)
         self._failed = threading.Event()
         self._error: BaseException | None = None
-        self._count = 0
-        self._total = sum(len(f.units) for f in files)
 
     def run(self) -> dict[str, dict[str, list[Written]]]:
         """Write everything; returns, for each file, what each unit became."""
@@ -178,14 +212,10 @@ class OutputWriter:
                 note = unit.note()
                 self._staging.record(state.plan.name, unit.name, kept, note)
             state.done[unit.name], state.notes[unit.name] = kept, note
+            self._meter.reach((state.plan.name, unit.name), unit.nbytes)
         except BaseException as error:
             self._stop(error)
             raise
-        with self._turns:
-            self._count += 1
-            count = self._count
-        if self._progress:
-            self._progress(count, self._total)
 
     def _allocate(self, state: _FileState, index: int, parts: Sequence[Part]) -> list[Written]:
         """Give out offsets in unit order: wait for one's turn (the pool starts units in order, so it comes)."""
@@ -202,10 +232,14 @@ class OutputWriter:
 
     def _emit(self, state: _FileState, unit: Unit, places: Sequence[Written]) -> list[Written]:
         sinks = {p.key: _PartSink(state, state.plan.reserve + p.begin) for p in places}
+        size, at = sum(p.end - p.begin for p in places), 0
 
         def write(key: str, array: np.ndarray[Any, Any]) -> None:
+            nonlocal at
             self._poll()
             sinks[key].write(memoryview(array.reshape(-1).view("u1").data))
+            at += array.nbytes
+            self._meter.reach((state.plan.name, unit.name), unit.nbytes * at // max(size, 1))
 
         unit.emit(write)
         for place in places:
@@ -289,7 +323,20 @@ def _write_all(handle: int, data: memoryview, at: int) -> None:
         data, at = data[done:], at + done
 
 
-def plan_hash(files: Sequence[OutputFile], inputs: object) -> str:
+def _plan_hash(files: Sequence[OutputFile], inputs: object) -> str:
     """What identifies a run for resumption: the files, their units, and the identities of all inputs."""
     plan = [[f.name, f.reserve, [u.name for u in f.units]] for f in files]
     return hash_of(json.dumps([plan, repr(inputs)], sort_keys=True).encode())
+
+
+def worker_count(threads: int | None) -> int:
+    """The number of workers: one a processor unless the caller says how many.
+
+    Raises:
+        ParameterError: not a positive number.
+    """
+    if threads is None:
+        return os.cpu_count() or 1
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise ParameterError(f"threads={threads!r} is not a positive number.", "leave it out for one a processor.")
+    return threads

@@ -13,15 +13,16 @@ from taskvec.checkpoint.card import write_side_files
 from taskvec.checkpoint.durable import write_durably
 from taskvec.checkpoint.output import (
     OutputFile,
-    OutputWriter,
     Part,
     Poll,
-    Progress,
     Unit,
+    WrittenFiles,
     header_bytes,
     never,
-    plan_hash,
+    worker_count,
+    written,
 )
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import AbstractSource, Home, unit_bits, units
 from taskvec.checkpoint.staging import Staging
 from taskvec.checkpoint.written import Written
@@ -42,6 +43,7 @@ class TensorUnit(Unit):
 
     def __init__(self, source: AbstractSource, name: str, key: str) -> None:
         self.name, self._key, self._source = name, key, source
+        self.nbytes = source.specs[name].nbytes
 
     def parts(self, poll: Poll = never) -> Sequence[Part]:
         """See the base class: the size is known from the header."""
@@ -69,7 +71,7 @@ def save_checkpoint(
     threads: int | None = None,
     recipe: Mapping[str, Any] | None = None,
     allow_nonfinite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
 ) -> Path:
     """Stream `checkpoint` to `path`, in the layout of the files its base was read from.
 
@@ -82,7 +84,7 @@ def save_checkpoint(
         threads: workers; default: one a processor.
         recipe: what made this model, as plain data, for the metadata and the card.
         allow_nonfinite: write NaN and Inf instead of refusing them.
-        progress: called with (tensors done, tensors in all).
+        progress: called with (name of the step, bytes done, bytes in all), from any thread.
 
     Returns:
         The destination.
@@ -98,14 +100,14 @@ def save_checkpoint(
     recipes = _Recipes(source, recipe)
     files = _output_files(source, _layout(source, destination, single, shard_size), recipes)
     inputs = source.inputs()
-    plan = plan_hash(files, (inputs, dtype, allow_nonfinite, recipes.draft)) if inputs is not None else None
-    with Staging(destination, plan=plan, force=force) as staging:
-        staging.require(sum(f.reserve + sum(p.spec.nbytes for u in f.units for p in u.parts()) for f in files))
-        written = OutputWriter(staging, files, threads=workers, progress=progress).run()
+    known = None if inputs is None else (inputs, dtype, allow_nonfinite, recipes.draft)
+    needs = sum(f.reserve + f.expected for f in files)
+    options: Any = {"force": force, "threads": workers, "progress": progress, "needs": needs}
+    with written(destination, files, check=source.check, inputs=known, **options) as (staging, found):
         if single:
             staging.publish(staging.folder / files[0].name)
         else:
-            _write_indexes(staging.folder, written)
+            _write_indexes(staging.folder, found)
             write_side_files(source, staging.folder, recipes.final())
             staging.publish(staging.folder)
     return destination
@@ -222,7 +224,7 @@ def _reshard(source: AbstractSource, layout: TensorPlan, limit: int) -> Iterator
             yield (PurePosixPath(folder) / f"{stems[folder]}{tail}.safetensors").as_posix(), shard
 
 
-def _write_indexes(folder: Path, written: Mapping[str, Mapping[str, Sequence[Written]]]) -> None:
+def _write_indexes(folder: Path, written: WrittenFiles) -> None:
     """An index.json for every folder that has more than one file of tensors."""
     by_folder: dict[PurePosixPath, list[str]] = {}
     for file in written:
@@ -240,19 +242,6 @@ def _write_indexes(folder: Path, written: Mapping[str, Mapping[str, Sequence[Wri
         }
         text = json.dumps(table, indent=2) + "\n"
         write_durably(folder / parent / f"{stem}.safetensors.index.json", text)
-
-
-def worker_count(threads: int | None) -> int:
-    """The number of workers: one a processor unless the caller says how many.
-
-    Raises:
-        ParameterError: not a positive number.
-    """
-    if threads is None:
-        return os.cpu_count() or 1
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise ParameterError(f"threads={threads!r} is not a positive number.", "leave it out for one a processor.")
-    return threads
 
 
 def parse_size(size: int | str) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.errors import FormatError, SchemaError, UnknownName
 from taskvec.ops.dtypes import DTYPES, DType
 
@@ -102,6 +103,9 @@ class AbstractSource(abc.ABC):
         """What identifies all that this source reads, for resuming a run; None when it cannot be identified."""
         identities = tuple((name, self.identity(name)) for name in self.specs)
         return None if any(identity is None for _, identity in identities) else identities
+
+    def check(self, progress: Progress = unseen) -> None:
+        """Refuse what the headers cannot show, before anything is written; what takes long says how far it is."""
 
     def hash_inputs(self, name: str) -> None:
         """Hash what the recipe will want of one tensor, while a worker has its bytes at hand."""

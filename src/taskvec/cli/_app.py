@@ -6,6 +6,7 @@ Adding a verb is adding its file. Verb modules import nothing heavy at their top
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from pathlib import Path
 from typing import Annotated, Any, final
@@ -18,7 +19,7 @@ from taskvec.cli._help import light_help_option
 
 # The order in which help lists them; what is not here comes after, by name.
 _ORDER = (
-    *("info", "extract", "apply", "merge", "methods", "plan", "store"),
+    *("info", "extract", "apply", "export", "merge", "methods", "plan", "store"),
     *("basis", "analyze", "tune", "eval", "bench", "demo"),
 )
 
@@ -89,4 +90,6 @@ def root(
 
 def main() -> None:
     """Run the command line on the arguments of this process; exits with 0 (done), 1 (refused), 2 (usage) or 130."""
+    # taskvec's workers are its threads; those that NumPy's BLAS would start with it only spin.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     app(prog_name="taskvec")

@@ -6,12 +6,12 @@ import threading
 from pathlib import Path
 from typing import final
 
-from taskvec.cli._console import say
+from taskvec.cli._console import say, size
 
 
 @final
 class Interrupted(KeyboardInterrupt):
-    """An interrupt while `what` was being made; `done` of `total` tensors are kept in `kept`, if that exists."""
+    """An interrupt when `done` of `total` bytes of `what` were written; `kept` holds what is finished, if it exists."""
 
     def __init__(self, what: str, kept: Path | None, done: int, total: int) -> None:
         self.what, self.kept, self.done, self.total = what, kept, done, total
@@ -31,8 +31,9 @@ class Interrupted(KeyboardInterrupt):
         elif not self.kept.exists():
             say("Interrupted: ", f"nothing of {self.what} was written.", style="bold yellow")
         else:
-            count = f"{self.done:,} of {self.total:,} tensors are" if self.total else "what was finished is"
-            say("Interrupted: ", f"{count} kept in '{self.kept}'; {self.what} is untouched.", style="bold yellow")
+            far = f" after {size(self.done)} of {size(self.total)}" if self.total else ""
+            fact = f"{far}: what is finished is kept in '{self.kept}'; {self.what} is untouched."
+            say("Interrupted", fact, style="bold yellow")
             say(
                 "To resume: ",
                 "run the same command again. To start over, delete that folder first.",

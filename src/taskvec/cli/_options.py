@@ -26,7 +26,10 @@ Quiet = Annotated[bool, flag("--quiet", "-q", text="Print nothing but errors.")]
 Json = Annotated[bool, flag("--json", text="Print JSON and nothing else.")]
 Output = Annotated[Path, typer.Option("-o", "--output", metavar="PATH", help="Where to write; must not exist.")]
 Codec = Annotated[
-    str, typer.Option("--codec", metavar="NAME", help="How deltas are stored: dense (exact), int8, int4, sparse, …")
+    str,
+    typer.Option(
+        "--codec", metavar="NAME", help="How deltas are stored: dense (exact), int8, int4, sparse, tsv, lora."
+    ),
 ]
 DeltaDtype = Annotated[
     str | None, typer.Option("--dtype", metavar="DTYPE", help="Store deltas in this dtype, not exactly.")

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, final
 
+from taskvec.checkpoint.progress import WRITING, Meter
 from taskvec.cli._interrupt import Interrupted
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _PATIENCE = 0.3  # seconds that workers get, after Ctrl-C, to finish their chunk
 
 @final
 class Working:
-    """Long work on `what`: shows `label` and how many tensors are done; call it with (done, in all).
+    """Long work on `what`: shows `label`, then the step and how many bytes are done; it is the `Progress` of the work.
 
     `kept` is the folder where a stopped run leaves what is finished (None: nowhere).
 
@@ -33,8 +34,9 @@ class Working:
 
     def __init__(self, label: str, what: str, *, kept: Path | None, quiet: bool, last: str = "finishing") -> None:
         self._label, self._last, self._what, self._kept = label, last, what, kept
-        self._done = self._total = 0
+        self._step, self._done, self._total = "", 0, 0
         self._bar: Progress | None = None
+        self._shown_step = ""
         self._lock = threading.RLock()
         self._timer = threading.Timer(_DELAY, self._start)
         self._timer.daemon = True
@@ -53,17 +55,17 @@ class Working:
         if self._previous is not None and not isinstance(exception[1], Interrupted):
             signal.signal(signal.SIGINT, self._previous)
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, step: str, done: int, total: int) -> None:
         """Note how far the work is; from any thread."""
         with self._lock:
-            self._done, self._total = max(done, self._done), total
+            self._step, self._done, self._total = step, done, total
             self._update()
 
     def _start(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("tensors"))
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
         with self._lock:
             if not self._shown:
                 return
@@ -75,8 +77,12 @@ class Working:
 
     def _update(self) -> None:
         if self._bar is not None:
-            label = self._last if self._total and self._done == self._total else self._label
             (task,) = self._bar.task_ids
+            if self._step != self._shown_step:
+                self._bar.reset(task)
+                self._shown_step = self._step
+            finishing = self._step == WRITING and self._done == self._total
+            label = self._last if finishing else self._step or self._label
             self._bar.update(task, completed=self._done, total=self._total or None, description=label)
 
     def _clear(self) -> None:
@@ -89,7 +95,7 @@ class Working:
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        error = Interrupted(self._what, self._kept, self._done, self._total)
+        error = Interrupted(self._what, self._kept, self._done, self._total if self._step == WRITING else 0)
         timer = threading.Timer(_PATIENCE, self._leave, (error,))
         timer.daemon = True
         timer.start()
@@ -111,8 +117,10 @@ def hash_all(checkpoint: Checkpoint, *, quiet: bool) -> str:
     fingerprints = checkpoint.fingerprints
     names = fingerprints.names()
     if fingerprints.known() is None:
+        specs = checkpoint.specs
         with Working("hashing", "the fingerprint", kept=None, quiet=quiet) as working:
-            for done, name in enumerate(names, 1):
+            meter = Meter(working, "hashing", sum(specs[name].nbytes for name in names))
+            for name in names:
                 fingerprints.tensor(name)
-                working(done, len(names))
+                meter.reach(name, specs[name].nbytes)
     return fingerprints.whole()

@@ -1,9 +1,9 @@
 """The options of `merge` and `plan`, and the recipe that they mean: a file, or a method and its inputs."""
 
-from __future__ import annotations
-
+import functools
+import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Sources = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="RECIPE.yml | TUNED...",
+        metavar="RECIPE.yml | TUNED",
         help="A recipe; or, with --method, the inputs: models, task vectors, LoRA adapters, as PATH or NAME=PATH.",
     ),
 ]
@@ -39,10 +39,44 @@ Transforms = Annotated[
     list[str] | None, typer.Option("--transform", metavar="NAME", help="Applied to the inputs first; repeats.")
 ]
 Layout = Annotated[str | None, typer.Option("--layout", metavar="FILE", help="A YAML file with roles and splits.")]
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="Where the method runs: cpu (default), cuda, cuda:1.")
+]
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 
 
-def recipe_of(sources: Sequence[str] | None, settings: Sequence[str] | None, **given: Any) -> Recipe:
+def with_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with the arguments of `recipe_of` before its own; it is called with the recipe that they mean."""
+    shared = inspect.signature(recipe_of).parameters
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        recipe = recipe_of(**{name: given.pop(name) for name in shared})
+        command(recipe, **given)
+
+    parameters = [*shared.values(), *own]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run
+
+
+def recipe_of(
+    sources: Sources = None,
+    *,
+    method: Method = None,
+    base: Base = None,
+    store: Library = None,
+    settings: Settings = None,
+    scale: Scale = None,
+    dialect: Dialect = None,
+    seed: Seed = None,
+    transforms: Transforms = None,
+    layout: Layout = None,
+    dtype: options.Dtype = None,
+    shard_size: options.ShardSize = None,
+    device: Device = None,
+) -> "Recipe":
     """The recipe that arguments and options mean; options replace what a file says.
 
     Raises:
@@ -51,14 +85,24 @@ def recipe_of(sources: Sequence[str] | None, settings: Sequence[str] | None, **g
     """
     from taskvec.recipes import Recipe
 
+    given: dict[str, Any] = {
+        "base": base,
+        "store": store,
+        "scale": scale,
+        "dialect": dialect,
+        "seed": seed,
+        "layout": layout,
+    }
+    given |= {"transforms": transforms, "dtype": dtype, "shard_size": shard_size, "device": device}
     fields = {key: value for key, value in given.items() if value not in (None, [])}
     parameters = _parameters(settings)
-    if "method" not in fields:
-        recipe = Recipe.read(_file(sources))
-        local = {k: _here(v) for k, v in fields.items() if k in ("base", "store", "layout")}
-        table = recipe.to_dict().get("parameters", {}) | parameters
-        return recipe.changed(**fields | local, parameters=table) if fields or parameters else recipe
-    return Recipe.from_data({**fields, "inputs": _inputs(sources or []), "parameters": parameters})
+    if method is not None:
+        inputs = _inputs(sources or [])
+        return Recipe.from_data({"method": method, **fields, "inputs": inputs, "parameters": parameters})
+    recipe = Recipe.read(_file(sources))
+    local = {k: _here(v) for k, v in fields.items() if k in ("base", "store", "layout")}
+    table = recipe.to_dict().get("parameters", {}) | parameters
+    return recipe.changed(**fields | local, parameters=table) if fields or parameters else recipe
 
 
 def _file(sources: Sequence[str] | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskvec.cli._kinds import what_is
+from taskvec.checkpoint.kinds import what_is
 from taskvec.errors import TaskVecError
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def vector_summary(path: Path) -> dict[str, Any]:
         "path": str(path),
         "codec": leaf.codec,
         "exact": leaf.exact,
-        "error": _error(leaf.error()),
+        "error": _error(leaf.error(), leaf.total_error()),
         "base": leaf.base and {"fingerprint": leaf.base.whole(), "tensors": len(leaf.base.names())},
         "tensors": totals["tensors"],
         "parameters": totals["parameters"],
@@ -128,13 +128,13 @@ def dense_bytes(parameters: int) -> dict[str, int]:
     return {"fp32": 4 * parameters, "bf16": 2 * parameters}
 
 
-def _error(errors: Mapping[str, float]) -> dict[str, Any] | None:
-    """The largest recorded relative error and its tensor; None when nothing was lost."""
+def _error(errors: Mapping[str, float], total: float | None) -> dict[str, Any] | None:
+    """The largest recorded relative error, its tensor, and the error of all together; None when nothing was lost."""
     worst = max(errors, key=lambda name: errors[name], default=None)
     if worst is None or errors[worst] == 0.0:
         return None
     ordered = sorted(errors.values())
-    return {"largest": errors[worst], "tensor": worst, "median": ordered[len(ordered) // 2]}
+    return {"largest": errors[worst], "tensor": worst, "median": ordered[len(ordered) // 2], "total": total}
 
 
 def adapter_summary(path: Path) -> dict[str, Any]:

@@ -149,7 +149,8 @@ def error_text(table: dict[str, Any]) -> str:
     error = table["error"]
     if error is None:
         return "none stated"
-    return f"at most {error['largest']:.2%} a tensor, median {error['median']:.2%} (worst: {error['tensor']})"
+    total = f"{error['total']:.2%}; " if error["total"] is not None else ""
+    return f"{total}at most {error['largest']:.2%} a tensor, median {error['median']:.2%} (worst: {error['tensor']})"
 
 
 def adapter_parts(table: dict[str, Any]) -> list[Any]:

@@ -75,7 +75,7 @@ def apply(
 
 def _lookup(base: Checkpoint, paths: Mapping[str, str], library: str | None) -> Callable[[str], TaskVector]:
     """Names are those of --vectors, then of the store, then files."""
-    from taskvec.cli._kinds import vector_of
+    from taskvec.cli._vector_argument import vector_of
     from taskvec.errors import UnknownName
     from taskvec.vector import TaskVector
 

@@ -31,8 +31,8 @@ def extract(
 ) -> None:
     """Write the task vector TUNED - BASE to a file; by default it restores TUNED bit for bit."""
     from taskvec.checkpoint.checkpoint import Checkpoint
-    from taskvec.cli._kinds import vector_of
     from taskvec.cli._progress import Working, partial_of
+    from taskvec.cli._vector_argument import vector_of
 
     parameters = options.parameters(settings, density=density, dtype=dtype)
     _check_name(output, sharded=shard_size is not None)

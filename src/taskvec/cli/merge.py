@@ -1,14 +1,12 @@
 """`taskvec merge`: several fine-tunes become one model, from a recipe or from flags."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from taskvec.cli import _options as options
-from taskvec.cli import _recipes as flags
+from taskvec.cli._recipes import with_recipe
 
 if TYPE_CHECKING:
     from taskvec.recipes import Recipe
@@ -17,21 +15,11 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@with_recipe
 def merge(
-    sources: flags.Sources = None,
+    recipe: "Recipe",
     *,
     output: options.Output,
-    method: flags.Method = None,
-    base: flags.Base = None,
-    store: flags.Library = None,
-    settings: flags.Settings = None,
-    scale: flags.Scale = None,
-    dialect: flags.Dialect = None,
-    seed: flags.Seed = None,
-    transforms: flags.Transforms = None,
-    layout: flags.Layout = None,
-    dtype: options.Dtype = None,
-    shard_size: options.ShardSize = None,
     threads: options.Threads = None,
     allow_nonfinite: options.AllowNonfinite = False,
     force: options.Force = False,
@@ -42,26 +30,12 @@ def merge(
 
     With a recipe, options replace what it says. `taskvec plan` takes the same arguments and only says what would be.
     """
-    recipe = flags.recipe_of(
-        sources,
-        settings,
-        method=method,
-        base=base,
-        store=store,
-        scale=scale,
-        dialect=dialect,
-        seed=seed,
-        transforms=transforms,
-        layout=layout,
-        dtype=dtype,
-        shard_size=shard_size,
-    )
     _write(recipe, output, threads=threads, allow_nonfinite=allow_nonfinite, force=force, quiet=quiet or as_json)
     _report(recipe, output, quiet=quiet, as_json=as_json)
 
 
 def _write(
-    recipe: Recipe, output: Path, *, threads: int | None, allow_nonfinite: bool, force: bool, quiet: bool
+    recipe: "Recipe", output: Path, *, threads: int | None, allow_nonfinite: bool, force: bool, quiet: bool
 ) -> None:
     from taskvec.cli._progress import Working, partial_of
 
@@ -70,7 +44,7 @@ def _write(
         recipe.run(output, threads=threads, allow_nonfinite=allow_nonfinite, force=force, progress=working)
 
 
-def _report(recipe: Recipe, output: Path, *, quiet: bool, as_json: bool) -> None:
+def _report(recipe: "Recipe", output: Path, *, quiet: bool, as_json: bool) -> None:
     from taskvec.cli._console import show, show_json
     from taskvec.cli._merge_tables import merged_parts
     from taskvec.cli._summaries import checkpoint_summary

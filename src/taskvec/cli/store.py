@@ -85,7 +85,8 @@ def add(
 def _open_for(library: Path, vector: str, base: str | None) -> tuple[Store, Any]:
     """The store, and what is to be added to it."""
     from taskvec.checkpoint.checkpoint import Checkpoint
-    from taskvec.cli._kinds import vector_of, what_is
+    from taskvec.checkpoint.kinds import what_is
+    from taskvec.cli._vector_argument import vector_of
     from taskvec.errors import ParameterError
     from taskvec.store import Store
     from taskvec.vector import TaskVector

@@ -82,6 +82,7 @@ class AbstractCodec(abc.ABC):
     """A frozen dataclass of parameters with `encoder` and `decoder`; registered under its class attribute `name`."""
 
     name: ClassVar[str]
+    widest: ClassVar[Mapping[str, Any]] = {"error": "0.000000e-000", "group": BLOCK}  # the longest `fields`
 
     @property
     def exact(self) -> bool:
@@ -91,6 +92,12 @@ class AbstractCodec(abc.ABC):
     @abc.abstractmethod
     def encoder(self, vector: TaskVector, name: str, *, allow_nonfinite: bool) -> AbstractEncoder:
         """The encoder for one tensor of `vector`."""
+
+    def encoders(
+        self, vector: TaskVector, *, allow_nonfinite: bool, threads: int = 1
+    ) -> Callable[[str], AbstractEncoder]:
+        """What makes the encoder of each tensor; choices that depend on the whole vector are made here."""
+        return lambda name: self.encoder(vector, name, allow_nonfinite=allow_nonfinite)
 
     def check(self, vector: TaskVector) -> None:
         """Refuse a vector that this codec cannot hold, before anything is written."""

@@ -35,6 +35,17 @@ class RelativeError:
         self._lost += float(np.add.reduce(rest * rest))
         self._total += float(np.add.reduce(scaled * scaled))
 
+    def add_norms(self, delta: float, lost: float) -> None:
+        """Count a tensor whose ‖delta‖ and ‖decoded − delta‖ are known; nothing may have been counted before."""
+        self._exponent = math.frexp(delta)[1]
+        self._total = math.ldexp(delta, -self._exponent) ** 2
+        self._lost = math.ldexp(lost, -self._exponent) ** 2
+
+    @property
+    def norm(self) -> float:
+        """‖delta‖."""
+        return math.ldexp(math.sqrt(self._total), self._exponent or 0)
+
     def text(self) -> str:
         """The error as the format writes it."""
         return f"{math.sqrt(self._lost / self._total) if self._total else 0.0:.6e}"

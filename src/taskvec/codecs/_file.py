@@ -42,7 +42,8 @@ class FilePart(PartReader):
             self.parts = {str(role): (str(key), str(digest)) for role, (key, digest) in entry["parts"].items()}
             self.exact = entry["exact"] is True
             self.error = float(entry.get("error", 0.0))
-            if not (self.spec.dtype.moves and math.isfinite(self.error)):
+            self.norm = float(entry["norm"]) if "norm" in entry else None
+            if not (self.spec.dtype.moves and math.isfinite(self.error) and math.isfinite(self.norm or 0.0)):
                 raise ValueError("a dtype that does not move, or an error that is not a number")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"the entry of tensor '{name}' in '{file.path}' is not valid.", _AGAIN) from error
@@ -222,6 +223,14 @@ class FileDelta(AbstractDelta):
     def error(self) -> dict[str, float]:
         """The recorded relative error of each tensor (0 for an exact one)."""
         return {n: p.error for n, p in self.parts.items()}
+
+    def total_error(self) -> float | None:
+        """‖decoded − delta‖ / ‖delta‖ over all tensors; None where the file does not state the norms it needs."""
+        norms = [p.norm for p in self.parts.values() if p.norm is not None]
+        if len(norms) < len(self.parts):
+            return None
+        total = math.hypot(*norms)
+        return math.hypot(*(p.error * (p.norm or 0.0) for p in self.parts.values())) / total if total else 0.0
 
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""

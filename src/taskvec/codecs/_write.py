@@ -9,18 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.fingerprint import BLANK
-from taskvec.checkpoint.output import (
-    OutputFile,
-    OutputWriter,
-    Part,
-    Poll,
-    Progress,
-    Unit,
-    header_bytes,
-    never,
-    plan_hash,
-)
-from taskvec.checkpoint.save import parse_size, worker_count
+from taskvec.checkpoint.output import OutputFile, Part, Poll, Unit, header_bytes, never, worker_count, written
+from taskvec.checkpoint.progress import Progress, unseen
+from taskvec.checkpoint.save import parse_size
 from taskvec.checkpoint.source import TensorSpec, units
 from taskvec.checkpoint.staging import Staging
 from taskvec.checkpoint.written import Written
@@ -43,9 +34,10 @@ class EncodedUnit(Unit):
     """One tensor of a vector on its way through an encoder."""
 
     def __init__(
-        self, name: str, encoder: AbstractEncoder, keys: Mapping[str, str], prepare: Callable[[str], None]
+        self, name: str, encoder: AbstractEncoder, keys: Mapping[str, str], prepare: Callable[[str], None], nbytes: int
     ) -> None:
-        self.name, self._encoder, self._keys, self._prepare = name, encoder, keys, prepare
+        self.name, self.nbytes = name, nbytes
+        self._encoder, self._keys, self._prepare = encoder, keys, prepare
 
     def parts(self, poll: Poll = never) -> Sequence[Part]:
         """See the base class."""
@@ -110,7 +102,7 @@ def save_vector(
     threads: int | None = None,
     shard_size: int | str | None = None,
     allow_nonfinite: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = unseen,
     **parameters: Any,
 ) -> Path:
     """Write `vector` to `path` as one file, or with `shard_size` as a folder of files.
@@ -123,7 +115,7 @@ def save_vector(
         threads: workers; default: one a processor.
         shard_size: largest bytes of dense data a file ("5GB" or a number).
         allow_nonfinite: keep NaN and Inf of a tuned checkpoint (dense, exact) instead of refusing them.
-        progress: called with (tensors done, tensors in all).
+        progress: called with (name of the step, bytes done, bytes in all), from any thread.
         **parameters: those of the codec, e.g. `density` or `dtype`.
 
     Raises:
@@ -132,21 +124,38 @@ def save_vector(
         SchemaError: vectors of two bases. NonFiniteError: NaN or Inf in an input.
     """
     wanted, workers = make(codec, parameters), worker_count(threads)
-    vector.check()
     wanted.check(vector)
     destination = Path(os.path.abspath(path))
+    Staging(destination, plan=None, force=force).check()  # before a budget is spread over the matrices
+    encoder = _encoders(vector, wanted, allow_nonfinite=allow_nonfinite, threads=workers)
     groups = list(_groups(vector, destination, shard_size))
     files = [
-        _VectorFile(vector, wanted, name, names, number=f"{i} of {len(groups)}", allow_nonfinite=allow_nonfinite)
+        _VectorFile(vector, wanted, name, names, number=f"{i} of {len(groups)}", encoder=encoder)
         for i, (name, names) in enumerate(groups, 1)
     ]
     inputs = [leaf.inputs() for _, leaf in vector.terms]
-    known = None if any(i is None for i in inputs) else (inputs, [c for c, _ in vector.terms])
-    plan = plan_hash([f.output for f in files], (known, wanted.describe(), allow_nonfinite)) if known else None
-    with Staging(destination, plan=plan, force=force) as staging:
-        OutputWriter(staging, [f.output for f in files], threads=workers, progress=progress).run()
+    terms = (inputs, [c for c, _ in vector.terms])
+    known = None if any(i is None for i in inputs) else (terms, wanted.describe(), allow_nonfinite)
+    options: Any = {"force": force, "threads": workers, "progress": progress}
+    outputs = [f.output for f in files]
+    with written(destination, outputs, check=vector.check, inputs=known, **options) as (staging, _):
         staging.publish(staging.folder if shard_size is not None else staging.folder / files[0].output.name)
     return destination
+
+
+def _copied(vector: TaskVector, codec: AbstractCodec) -> FileDelta | None:
+    """The file that already holds this vector in the wanted codec."""
+    leaf = vector.single()
+    return leaf if isinstance(leaf, FileDelta) and leaf.codec == codec.describe() else None
+
+
+def _encoders(
+    vector: TaskVector, codec: AbstractCodec, *, allow_nonfinite: bool, threads: int
+) -> Callable[[str], AbstractEncoder]:
+    copied = _copied(vector, codec)
+    if copied is not None:
+        return lambda name: _Copy(copied.parts[name])
+    return codec.encoders(vector, allow_nonfinite=allow_nonfinite, threads=threads)
 
 
 def _groups(vector: TaskVector, destination: Path, shard_size: int | str | None) -> Iterator[tuple[str, list[str]]]:
@@ -175,25 +184,19 @@ class _VectorFile:
         names: Sequence[str],
         *,
         number: str,
-        allow_nonfinite: bool,
+        encoder: Callable[[str], AbstractEncoder],
     ) -> None:
         self._vector, self._codec, self._number = vector, codec, number
-        leaf = vector.single()
-        self._copied = leaf if isinstance(leaf, FileDelta) and leaf.codec == codec.describe() else None
+        self._copied = _copied(vector, codec)
         self._bounds = {n: self._bound(n) for n in names}
         self._keys = keys_of(self._bounds)
-        self._units = {n: self._unit(n, allow_nonfinite) for n in names}
+        self._units = {
+            n: EncodedUnit(n, encoder(n), self._keys[n], self._prepare, vector.specs[n].nbytes) for n in names
+        }
         exact = isinstance(vector.single(), Difference) and codec.describe().get("dtype") == "exact"
         expected = sum(vector.specs[n].nbytes for n in names) if exact else 0
         encoded = list(self._units.values())
         self.output = OutputFile(file, encoded, self._metadata, self._reserve(names), expected=expected)
-
-    def _unit(self, name: str, allow_nonfinite: bool) -> EncodedUnit:
-        if self._copied is not None:
-            encoder: AbstractEncoder = _Copy(self._copied.parts[name])
-        else:
-            encoder = self._codec.encoder(self._vector, name, allow_nonfinite=allow_nonfinite)
-        return EncodedUnit(name, encoder, self._keys[name], self._prepare)
 
     def _prepare(self, name: str) -> None:
         self._check_bases(name)
@@ -234,7 +237,7 @@ class _VectorFile:
         return self._codec.bound(self._vector.specs[name])
 
     def _widest(self, name: str) -> Mapping[str, Any]:
-        return _WIDEST if self._copied is None else self._copied.parts[name].extra
+        return self._codec.widest if self._copied is None else self._copied.parts[name].extra
 
     def _entry(
         self, name: str, kind: str, exact: bool, parts: Mapping[str, Sequence[str]], fields: Mapping[str, Any]
@@ -277,6 +280,3 @@ class _VectorFile:
         if isinstance(leaf, FileDelta):
             return leaf.recipe_of_origin
         return {"terms": [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in self._vector.terms]}
-
-
-_WIDEST = {"error": "0.000000e-000", "group": 65536}

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, final
+from typing import ClassVar, final
 
 from taskvec.checkpoint.output import Poll
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.codecs._codec import AbstractCodec, AbstractDecoder, AbstractEncoder, PartReader, Write, codec
+from taskvec.codecs._factored import FactorsDecoder, floats, matrix_shape
 from taskvec.codecs._lossless import Lossless, check_finite, holds
 from taskvec.delta import Factors
 from taskvec.errors import FormatError, ParameterError
 from taskvec.ops.dtypes import DTYPES
 from taskvec.vector import TaskVector
-
-if TYPE_CHECKING:
-    from taskvec.ops.bits import Floats
 
 _TRIED = tuple(DTYPES[code] for code in ("BF16", "F16", "F32", "F64"))
 
@@ -56,12 +53,11 @@ class Lora(AbstractCodec):
     @classmethod
     def decoder(cls, part: PartReader) -> AbstractDecoder:
         """See the base class."""
-        return _Product(part)
-
-
-def matrix_shape(spec: TensorSpec) -> tuple[int, int]:
-    """A tensor as a matrix: its first dimension, and the product of the others."""
-    return (spec.shape[0] if spec.shape else 1), math.prod(spec.shape[1:])
+        a, b, (m, k) = part.part_spec("a"), part.part_spec("b"), matrix_shape(part.spec)
+        two = len(a.shape) == len(b.shape) == 2 and a.dtype.moves and b.dtype.moves
+        if part.roles() != {"a", "b"} or not two or a.shape[1] != k or b.shape[0] != m or a.shape[0] != b.shape[1]:
+            raise FormatError(f"the factors {b} and {a} do not fit a tensor {part.spec}.")
+        return FactorsDecoder(lambda: Factors(floats(part, "b"), floats(part, "a")))
 
 
 @final
@@ -84,32 +80,3 @@ class _Factored(AbstractEncoder):
 
         for role, values in self._parts.items():
             write(role, encode(values.reshape(-1), self._dtypes[role]))
-
-
-@final
-class _Product(AbstractDecoder):
-    def __init__(self, part: PartReader) -> None:
-        self._part = part
-        a, b, (m, k) = part.part_spec("a"), part.part_spec("b"), matrix_shape(part.spec)
-        two = len(a.shape) == len(b.shape) == 2 and a.dtype.moves and b.dtype.moves
-        if part.roles() != {"a", "b"} or not two or a.shape[1] != k or b.shape[0] != m or a.shape[0] != b.shape[1]:
-            raise FormatError(f"the factors {b} and {a} do not fit a tensor {part.spec}.")
-        self._factors: Factors | None = None
-
-    def factors(self) -> Factors:
-        """See the base class."""
-        if self._factors is None:
-            self._factors = Factors(self._read("b"), self._read("a"))
-        return self._factors
-
-    def _read(self, role: str) -> Floats:
-        from taskvec.ops.bits import Block, decode
-
-        spec = self._part.part_spec(role)
-        return decode(Block(self._part.bits(role, 0, spec.numel), spec.dtype)).reshape(spec.shape)
-
-    def add_to(self, total: Floats, coefficient: float, start: int) -> None:
-        """See the base class."""
-        from taskvec.ops.bits import add_scaled_product
-
-        add_scaled_product(total, coefficient, *self.factors(), start)

@@ -22,7 +22,7 @@ from taskvec.demo.memo import Memo, key_of
 from taskvec.demo.result import Column, DemoResult
 from taskvec.engine.merge import merge
 from taskvec.errors import TaskVecError
-from taskvec.evaluate import Prepared, Score, Scores, prepare, resident, score, search_negation, search_scale
+from taskvec.evaluate import Prepared, Score, Scores, deltas_of, prepare, resident, score, search_negation, search_scale
 from taskvec.store import Store
 from taskvec.suites import Head, Suite, Task, TextEncoder, docs8, heads_of
 from taskvec.suites.encoder import folder_of
@@ -191,12 +191,6 @@ def _prepared(demo: _Demo, split: str, tasks: tuple[str, ...]) -> Prepared:
     return prepare(demo.encoder, demo.suite, split=split, limit=limit, tasks=tasks, heads=demo.heads)
 
 
-def _deltas(demo: _Demo, vector: TaskVector) -> dict[str, Any]:
-    """The deltas of the tensors that the encoder has (the file may hold more, e.g. an unused pooler)."""
-    own = demo.encoder.module.state_dict()
-    return {n: vector[n] for n in vector.names() if n in own and not vector.is_zero(n)}
-
-
 def _rows(scores: Scores) -> list[dict[str, Any]]:
     return [asdict(row) for row in scores.rows]
 
@@ -212,7 +206,7 @@ def _scores(demo: _Demo, label: str, vector: TaskVector | None, split: str, task
 
     def compute() -> list[dict[str, Any]]:
         demo.say(f"  {label} on {split}")
-        with resident(demo.encoder.module, {} if vector is None else _deltas(demo, vector)) as move:
+        with resident(demo.encoder.module, {} if vector is None else deltas_of(demo.encoder, vector)) as move:
             move(1.0)
             return _rows(score(demo.encoder, _prepared(demo, split, tasks), autocast=True))
 
@@ -235,7 +229,7 @@ def _best_scale(demo: _Demo, summed: TaskVector, single: Scores) -> float:
 
     def compute() -> float:
         prepared = _prepared(demo, "val", demo.suite.names())
-        deltas = _deltas(demo, summed)
+        deltas = deltas_of(demo.encoder, summed)
         return search_scale(demo.encoder, prepared, deltas, scales=SCALES, single=single, autocast=True).scale
 
     return float(demo.memo(key, compute))
@@ -252,7 +246,7 @@ def _negation_scale(demo: _Demo, vector: TaskVector, target: str, control: str) 
         found = search_negation(
             demo.encoder,
             _prepared(demo, "val", (target, control)),
-            _deltas(demo, vector),
+            deltas_of(demo.encoder, vector),
             target=target,
             control=control,
             scales=NEGATION_SCALES,

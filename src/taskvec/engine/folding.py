@@ -1,16 +1,14 @@
-"""Folds: a statistic of every block, added up in one fixed order, on several threads."""
+"""Folds: a statistic of every block, added up in one fixed order, wherever the blocks are read."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 from taskvec.delta import BLOCK
+from taskvec.engine.runner import Runner
 from taskvec.methods._method import Fold
 
 if TYPE_CHECKING:
@@ -20,11 +18,26 @@ States = Mapping[str | None, Any]  # by tensor, or under None for the whole mode
 _RUN = 16  # blocks a job
 
 
-def run_fold(merging: Merging, fold: Fold, before: States, *, threads: int | None) -> dict[str | None, Any]:
+@final
+@dataclass(frozen=True, slots=True)
+class FoldJob:
+    """Entries [start, stop) of a tensor, in blocks of `size`; what is found belongs to `key` in the states."""
+
+    key: str | None
+    name: str
+    start: int
+    stop: int
+    size: int
+
+
+def run_fold(
+    merging: Merging, fold: Fold, before: States, *, runner: Runner, done: Callable[[FoldJob], None]
+) -> dict[str | None, Any]:
     """One fold over every block of every tensor; returns its state, a tensor or under None for the model.
 
     Counts are taken of a whole job at once; other statistics one block at a time and added in the order of the
-    blocks, so that the result depends neither on threads nor on how blocks are grouped into jobs.
+    blocks, so that the result depends neither on the runner nor on how blocks are grouped into jobs. `done` is called
+    with every job, in order, when its statistics are in.
     """
     entries: dict[str | None, int] = {}
     for name, spec in merging.specs.items():
@@ -32,19 +45,30 @@ def run_fold(merging: Merging, fold: Fold, before: States, *, threads: int | Non
         entries[key] = entries.get(key, 0) + spec.numel
     fixed = merging.bound.whole(merging.method.name) if fold.scope == "model" else {}
 
+    def statistics(job: FoldJob) -> tuple[FoldJob, list[Any]]:
+        return job, list(_statistics(merging, fold, before, job))
+
     def finish(key: str | None, total: Any) -> Any:
         bound = fixed if key is None else merging.bound.at(key)
         return fold.finish(total, before.get(key, before.get(None)), entries[key], **bound)
 
     states: dict[str | None, Any] = {}
-    statistics = _ordered(merging, fold, before, threads or os.cpu_count() or 1)
-    for key, jobs in groupby(statistics, key=itemgetter(0)):
+    for key, jobs in groupby(runner.map(statistics, _jobs(merging, fold)), key=lambda result: result[0].key):
         total = None
-        for _, found in jobs:
+        for job, found in jobs:
             for statistic in found:
                 total = statistic if total is None else total + statistic
+            done(job)
         states[key] = finish(key, total)
     return states
+
+
+def _jobs(merging: Merging, fold: Fold) -> Iterator[FoldJob]:
+    for name, spec in merging.specs.items():
+        key = name if fold.scope == "tensor" else None
+        size, run = _sizes(fold, spec.shape, spec.numel) if spec.numel else (1, 1)
+        for start in range(0, spec.numel, run):
+            yield FoldJob(key, name, start, min(start + run, spec.numel), size)
 
 
 def _sizes(fold: Fold, shape: tuple[int, ...], entries: int) -> tuple[int, int]:
@@ -55,32 +79,8 @@ def _sizes(fold: Fold, shape: tuple[int, ...], entries: int) -> tuple[int, int]:
     return (job if fold.counts else block), job
 
 
-def _ordered(merging: Merging, fold: Fold, before: States, threads: int) -> Iterator[tuple[str | None, list[Any]]]:
-    """The statistics of every job, in the order of the jobs; at most a few jobs are under way."""
-
-    def job(name: str, start: int, stop: int, size: int) -> list[Any]:
-        state, bound = before.get(name, before.get(None)), merging.bound.at(name)
-        found: list[Any] = []
-        for at in range(start, stop, size):
-            block, base = merging.parts(merging.stack(name, at, min(at + size, stop)))
-            found.append(fold.step(block, at=merging.place(name, at), state=state, **base, **bound))
-        return found
-
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[tuple[str | None, Future[list[Any]]]] = deque()
-        try:
-            for name, spec in merging.specs.items():
-                key = name if fold.scope == "tensor" else None
-                size, run = _sizes(fold, spec.shape, spec.numel) if spec.numel else (1, 1)
-                for start in range(0, spec.numel, run):
-                    stop = min(start + run, spec.numel)
-                    waiting.append((key, pool.submit(job, name, start, stop, size)))
-                    if len(waiting) > 2 * threads:
-                        done, future = waiting.popleft()
-                        yield done, future.result()
-            while waiting:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+def _statistics(merging: Merging, fold: Fold, before: States, job: FoldJob) -> Iterator[Any]:
+    state, bound = before.get(job.name, before.get(None)), merging.bound.at(job.name)
+    for at in range(job.start, job.stop, job.size):
+        block, base = merging.parts(merging.stack(job.name, at, min(at + job.size, job.stop)))
+        yield fold.step(block, at=merging.place(job.name, at), state=state, **base, **bound)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, final, overload
 from taskvec import methods
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.layout import Layout
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.delta import AbstractDelta, Factors, rounded
+from taskvec.engine.device import CPU
 from taskvec.engine.merging import Merging
 from taskvec.engine.points import merge_points
 from taskvec.errors import ParameterError, SpaceError
@@ -37,6 +39,7 @@ def merge(
     layout: Layout | None = None,
     base: Checkpoint | None = None,
     threads: int | None = None,
+    device: str = CPU,
     **parameters: Any,
 ) -> TaskVector | Checkpoint:
     """The merge of task vectors, or of checkpoints for methods on points, by a registered method; lazy.
@@ -49,6 +52,8 @@ def merge(
         base: the base checkpoint, for methods on points that use one. A method on vectors or points that is given
             points and a base merges the displacements from the base, and adds the result to it.
         threads: workers of the folds; default: one a processor.
+        device: where the method runs, e.g. "cuda": blocks are stacked there and what it makes of them comes back.
+            Statistics, and merges that are linear combinations, stay on the CPU. Results agree to within rounding.
         **parameters: those of the method.
 
     Returns:
@@ -67,16 +72,16 @@ def merge(
     bound = chosen.bind(parameters, list(named))
     if points and chosen.space == "either" and base is not None:
         moved: dict[str, TaskVector] = {name: point - base for name, point in named.items()}
-        return base + merge(chosen, moved, scale=scale, layout=layout, threads=threads, **parameters)
+        return base + merge(chosen, moved, scale=scale, layout=layout, threads=threads, device=device, **parameters)
     if points:
         if scale is not None:
             raise ParameterError(f"{chosen.name} merges points, which have no scale.", "leave out scale.")
-        return merge_points(chosen, named, bound, layout=layout, base=base, threads=threads)
+        return merge_points(chosen, named, bound, layout=layout, base=base, threads=threads, device=device)
     factor = _SCALE.check(chosen.name, 1.0 if scale is None else scale)
     first = next(iter(named.values()))
     for other in named.values():
         check_compatible(first, other)
-    merged = TaskVector(((1.0, Merged(chosen, named, bound, layout=layout, threads=threads)),))
+    merged = TaskVector(((1.0, Merged(chosen, named, bound, layout=layout, threads=threads, device=device)),))
     return merged if factor == 1.0 else factor * merged
 
 
@@ -149,6 +154,7 @@ class Merged(AbstractDelta):
         *,
         layout: Layout | None,
         threads: int | None,
+        device: str = CPU,
     ) -> None:
         self.vectors = dict(vectors)
         specs: dict[str, TensorSpec] = {}
@@ -160,7 +166,8 @@ class Merged(AbstractDelta):
         skipped = len(self.specs) < len(specs)
         self.partial = skipped or any(leaf.partial for v in self.vectors.values() for _, leaf in v.terms)
         inputs = {n: _VectorInput(v) for n, v in self.vectors.items()}
-        self.merging = Merging(method, inputs, bound, specs=self.specs, layout=layout, threads=threads)
+        options: Any = {"layout": layout, "threads": threads, "device": device}
+        self.merging = Merging(method, inputs, bound, specs=self.specs, **options)
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """See the base class."""
@@ -191,11 +198,11 @@ class Merged(AbstractDelta):
         leaves = [leaf for v in self.vectors.values() for c, leaf in v.terms if c != 0.0]
         return next((found for leaf in leaves if (found := leaf.blame(name, start, stop))), None)
 
-    def check(self) -> None:
+    def check(self, progress: Progress = unseen) -> None:
         """See the base class; also runs the folds, so that what they refuse is refused before anything is written."""
         for vector in self.vectors.values():
-            vector.check()
-        self.merging.fold()
+            vector.check(progress)
+        self.merging.fold(progress)
 
     def hash_inputs(self, name: str) -> None:
         """See the base class."""
@@ -207,8 +214,7 @@ class Merged(AbstractDelta):
         """See the base class."""
         parts = [leaf.inputs() for v in self.vectors.values() for _, leaf in v.terms]
         terms = [[c for c, _ in v.terms] for v in self.vectors.values()]
-        merging = self.merging
-        known = (merging.method.name, merging.bound.to_plain(), merging.roles(), list(self.vectors), terms)
+        known = (*self.merging.identity(), list(self.vectors), terms)
         return None if any(p is None for p in parts) else (*parts, known)
 
     def recipe(self, *, blank: bool) -> dict[str, object]:

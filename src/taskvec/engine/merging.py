@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final
 
 from taskvec import methods
 from taskvec.checkpoint.layout import Layout
+from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.roles import default_role
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.delta import BLOCK
-from taskvec.engine.folding import States, run_fold
+from taskvec.engine.device import CPU, device_of
+from taskvec.engine.folding import FoldJob, States, run_fold
+from taskvec.engine.runner import LocalRunner
 from taskvec.errors import NonFiniteError
 from taskvec.methods._method import MergeMethod, Place
 from taskvec.methods._parameters import Bound
@@ -40,6 +44,14 @@ class Input(Protocol):
 
 
 @final
+class _Held:
+    """A block of which `unread` entries are still to be read; whoever has the lock computes it."""
+
+    def __init__(self, unread: int) -> None:
+        self.lock, self.merged, self.unread = threading.Lock(), None, unread
+
+
+@final
 class Merging:
     """Lazy: the folds run before the first block is read; then every block is computed when it is read."""
 
@@ -52,20 +64,22 @@ class Merging:
         specs: Mapping[str, TensorSpec],
         layout: Layout | None,
         threads: int | None = None,
+        device: str = CPU,
         base: Input | None = None,
     ) -> None:
+        self._device_name, self._device = device, device_of(device)
         self.method, self.inputs, self.bound, self.specs = method, dict(inputs), bound, specs
         self._rows = [*([("base", base)] if base is not None else []), *self.inputs.items()]
         self._based = base is not None
         self._layout = layout or Layout.of(specs)
-        self._threads = threads
+        self._runner = LocalRunner(threads)
         self._states: States = {}
         for name in specs:
             method.check_at(bound.at(name))
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
         self._lock = threading.Lock()
-        self._blocks: dict[tuple[str, int], Any] = {}
+        self._blocks: dict[tuple[str, int], _Held] = {}
         self._weights: dict[str, torch.Tensor | None] = {}
 
     def place(self, name: str, start: int) -> Place:
@@ -118,7 +132,7 @@ class Merging:
         for first in range(start - start % row, stop, size):
             last = min(first + size, stop + -stop % row)
             low, high = max(first, start), min(last, stop)
-            merged = self._block(name, first, last) if row <= BLOCK else self._held(name, first, last, high == last)
+            merged = self._block(name, first, last) if row <= BLOCK else self._held(name, first, last, high - low)
             total[low - start : high - start] += coefficient * merged[low - first : high - first]
 
     def _row(self, name: str) -> int:
@@ -134,18 +148,18 @@ class Merging:
         acts_on = method.unit_of(self._bound(method, name))
         return "tensor" if acts_on == "row" and len(self.specs[name].shape) < 2 else acts_on
 
-    def _held(self, name: str, first: int, last: int, done: bool) -> Any:
-        """A block that several ranges read: computed for the first of them, dropped after the last (`done`)."""
+    def _held(self, name: str, first: int, last: int, entries: int) -> Any:
+        """A block that several ranges read: computed by the first that asks, dropped when all its entries are read."""
         with self._lock:
-            held = self._blocks.get((name, first))
-        if held is None:
-            held = self._block(name, first, last)
+            held = self._blocks.setdefault((name, first), _Held(last - first))
+        with held.lock:
+            if held.merged is None:
+                held.merged = self._block(name, first, last)
         with self._lock:
-            if done:
-                self._blocks.pop((name, first), None)
-            else:
-                self._blocks[name, first] = held
-        return held
+            held.unread -= entries
+            if held.unread <= 0 and self._blocks.get((name, first)) is held:
+                del self._blocks[name, first]
+        return held.merged
 
     def weights(self, name: str) -> torch.Tensor | None:
         """The coefficients of a linear combination (*unit, task), where the merge of this tensor is one."""
@@ -190,20 +204,27 @@ class Merging:
         method, spec = self.method_for(name), self.specs[name]
         block, base = self.parts(self.stack(name, start, stop))
         options = {"state": self._state(name), "at": self.place(name, start), **self._bound(method, name)}
-        compiled = method.kernel(block, **base, **options) if method.kernel is not None else None
+        compiled = None
+        if method.kernel is not None and self._device is None:
+            compiled = method.kernel(block, **base, **options)
         if compiled is not None:
             return compiled
         import torch
 
         acts_on, row = self._acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
-        options |= {key: torch.from_numpy(values).reshape(shape) for key, values in base.items()}
-        merged = method(torch.from_numpy(block).reshape(-1, *shape), **options)
-        return merged.double().reshape(-1).numpy()
+        with self._device or contextlib.nullcontext():  # what the method makes with as_tensor lies there, too
+            options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
+            merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
+        return merged.double().reshape(-1).cpu().numpy()
 
     def roles(self) -> dict[str, str]:
         """The roles that a layout file changed, which are part of what was asked for."""
         return {n: p.role for n, p in self._layout.places.items() if p.role != default_role(p.spec)}
+
+    def identity(self) -> tuple[object, ...]:
+        """What decides the result besides the inputs, for resuming a run; devices differ in the last bit."""
+        return (self.method.name, self.bound.to_plain(), self.roles(), self._device_name)
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""
@@ -217,9 +238,21 @@ class Merging:
     def _state(self, name: str) -> Any:
         return self._states.get(name, self._states.get(None))
 
-    def fold(self) -> None:
+    def fold(self, progress: Progress = unseen) -> None:
         """Run the folds, once."""
         with self._lock:
-            for fold in () if self._folded else self._folds:
-                self._states = run_fold(self, fold, self._states, threads=self._threads)
+            for number, fold in enumerate(() if self._folded else self._folds, 1):
+                done = self._reading(progress, f"reading for statistics ({number} of {len(self._folds)})")
+                self._states = run_fold(self, fold, self._states, runner=self._runner, done=done)
             self._folded = True
+
+    def _reading(self, progress: Progress, step: str) -> Callable[[FoldJob], None]:
+        """What a fold tells of its jobs, as bytes of the inputs."""
+        rows = len(self._rows)
+        meter = Meter(progress, step, rows * sum(s.nbytes for s in self.specs.values()))
+
+        def done(job: FoldJob) -> None:
+            spec = self.specs[job.name]
+            meter.reach(job.name, rows * (spec.nbytes * job.stop // spec.numel))
+
+        return done

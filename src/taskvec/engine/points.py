@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, final
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.fingerprint import BLANK
 from taskvec.checkpoint.layout import Layout
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import AbstractSource, check_same_schema
 from taskvec.checkpoint.ties import equal_bits
 from taskvec.delta import BLOCK, rounded
+from taskvec.engine.device import CPU
 from taskvec.engine.merging import Merging
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError
 from taskvec.methods._method import MergeMethod
@@ -28,6 +30,7 @@ def merge_points(
     layout: Layout | None,
     base: Checkpoint | None,
     threads: int | None,
+    device: str,
 ) -> Checkpoint:
     """The lazy merge of checkpoints; the base reaches the method as its `base`, and is not one of the inputs.
 
@@ -41,7 +44,7 @@ def merge_points(
     first, *others = named.items()
     for name, other in [*others, *([("the base", base)] if base is not None else [])]:
         check_same_schema(first[1].source, other.source, names=(f"'{first[0]}'", f"'{name}'"))
-    return Checkpoint(MergedSource(method, named, bound, base=base, layout=layout, threads=threads))
+    return Checkpoint(MergedSource(method, named, bound, base=base, layout=layout, threads=threads, device=device))
 
 
 @final
@@ -76,6 +79,7 @@ class MergedSource(AbstractSource):
         base: Checkpoint | None,
         layout: Layout | None,
         threads: int | None,
+        device: str = CPU,
     ) -> None:
         self.points, self.base = dict(points), base
         self.donor = base or next(iter(self.points.values()))
@@ -84,7 +88,8 @@ class MergedSource(AbstractSource):
         moving = {n: s for n, s in self.specs.items() if s.dtype.moves and n not in skipped}
         inputs = {n: _PointInput(c) for n, c in self.points.items()}
         origin = _PointInput(base) if base is not None and "base" in method.injected else None
-        self.merging = Merging(method, inputs, bound, specs=moving, layout=layout, threads=threads, base=origin)
+        options: Any = {"layout": layout, "threads": threads, "device": device, "base": origin}
+        self.merging = Merging(method, inputs, bound, specs=moving, **options)
 
     def bits(self, name: str, start: int, stop: int) -> Bits:
         """See the base class.
@@ -143,6 +148,12 @@ class MergedSource(AbstractSource):
                     "give all inputs the same values there.",
                 )
 
+    def check(self, progress: Progress = unseen) -> None:
+        """See the base class; also runs the folds, so that what they refuse is refused before anything is written."""
+        for point in (self.donor, *self.points.values()):
+            point.source.check(progress)
+        self.merging.fold(progress)
+
     def hash_inputs(self, name: str) -> None:
         """See the base class."""
         for point in (self.donor, *self.points.values()):
@@ -151,8 +162,7 @@ class MergedSource(AbstractSource):
     def inputs(self) -> tuple[object, ...] | None:
         """See the base class."""
         parts = [p.source.inputs() for p in (*self.points.values(), *((self.base,) if self.base else ()))]
-        merging = self.merging
-        known = (merging.method.name, merging.bound.to_plain(), merging.roles(), list(self.points))
+        known = (*self.merging.identity(), list(self.points))
         return None if any(p is None for p in parts) else (*parts, known)
 
     def recipe(self, *, blank: bool) -> dict[str, object]:

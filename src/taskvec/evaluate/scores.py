@@ -1,20 +1,19 @@
 """Scores with standard errors: frozen data, one row a task."""
 
-import json
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from jaxtyping import Bool
 from torch import Tensor
 
 from taskvec.errors import ParameterError, UnknownName
+from taskvec.evaluate.record import Record
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Score:
+class Score(Record):
     """A mean of n outcomes in [0, 1] and its standard error."""
 
     task: str
@@ -22,18 +21,14 @@ class Score:
     stderr: float
     n: int
 
-    def to_json(self) -> str:
-        """The four fields as a JSON object."""
-        return json.dumps(asdict(self))
-
-    def save(self, path: str | Path) -> None:
-        """Writes `to_json()` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+    def plain(self) -> dict[str, Any]:
+        """The four fields."""
+        return asdict(self)
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scores:
+class Scores(Record):
     """One row a task. `regime` is how the scored weights were fine-tuned; scores of two regimes do not mix.
 
     `scores["which_library"]` is a row; `mean` and `mean_stderr` treat the tasks as independent.
@@ -64,14 +59,9 @@ class Scores:
         """Standard error of `mean`: sqrt(Σ stderr²) / T."""
         return math.sqrt(math.fsum(row.stderr**2 for row in self.rows)) / len(self.rows)
 
-    def to_json(self) -> str:
-        """Suite, split, regime, mean and the list of rows as a JSON object."""
-        record = asdict(self)
-        return json.dumps({**record, "mean": self.mean, "mean_stderr": self.mean_stderr}, indent=2)
-
-    def save(self, path: str | Path) -> None:
-        """Writes `to_json()` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+    def plain(self) -> dict[str, Any]:
+        """Suite, split, regime, mean with its standard error, and the list of rows."""
+        return {**asdict(self), "mean": self.mean, "mean_stderr": self.mean_stderr}
 
 
 def score_of(task: str, outcomes: Bool[Tensor, " input"]) -> Score:

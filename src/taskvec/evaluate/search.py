@@ -1,15 +1,14 @@
 """Choosing a scale on validation data, with one resident model."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.evaluate.patch import resident
+from taskvec.evaluate.record import Record
 from taskvec.evaluate.scores import Scores, normalized
 from taskvec.evaluate.scoring import Prepared, PreparedTask, score
 from taskvec.evaluate.selection import BEST_MEAN_RULE, NEGATION_RULE, choose_best, choose_negation
@@ -28,20 +27,16 @@ class ScaleRow:
 
 @final
 @dataclass(frozen=True, slots=True)
-class ScaleSearch:
+class ScaleSearch(Record):
     """The chosen scale, the rule that chose it, and the whole grid."""
 
     scale: float
     rule: str
     rows: tuple[ScaleRow, ...]
 
-    def to_json(self) -> str:
-        """Scale, rule and the rows (scale, objective, one score a task) as a JSON object."""
-        return json.dumps(asdict(self), indent=2)
-
-    def save(self, path: str | Path) -> None:
-        """Writes `to_json()` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+    def plain(self) -> dict[str, Any]:
+        """Scale, rule and the rows (scale, objective, one score a task)."""
+        return asdict(self)
 
 
 def search_scale(
@@ -104,7 +99,7 @@ def search_negation(
         raise ParameterError(
             f"the grid of scales {grid} lacks 0, where the control's base accuracy is measured.", "add 0 to it."
         )
-    two = Prepared(suite=prepared.suite, split=prepared.split, tasks=_only(prepared, (target, control)))
+    two = Prepared(suite=prepared.suite, split=prepared.split, tasks=only(prepared, (target, control)))
     backwards = {name: -change for name, change in delta.items()}
     found = _along(encoder, two, backwards, grid, regime, autocast=autocast)
     rows = tuple(ScaleRow(scale, scores[target].value, scores) for scale, scores in found)
@@ -121,7 +116,12 @@ def _grid(scales: Iterable[float], prepared: Prepared) -> list[float]:
     return grid
 
 
-def _only(prepared: Prepared, names: Iterable[str]) -> tuple[PreparedTask, ...]:
+def only(prepared: Prepared, names: Iterable[str]) -> tuple[PreparedTask, ...]:
+    """Some of the prepared tasks, in the order of `names`.
+
+    Raises:
+        UnknownName: one was not prepared.
+    """
     by_name = {each.task.name: each for each in prepared.tasks}
     for name in names:
         if name not in by_name:

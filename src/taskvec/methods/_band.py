@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from taskvec.errors import ParameterError
-from taskvec.methods._method import ActsOn, Fold
+from taskvec.methods._method import ActsOn, Fold, merge_method
 from taskvec.methods._order import order_folds
 from taskvec.ops.signs import column
 from taskvec.ops.thresholds import kept
@@ -48,7 +49,7 @@ def places(entries: int, density: float, gamma: float, dialect: str) -> tuple[in
     return min(removed + 1, entries), removed + count if count else 0
 
 
-def band_folds(*, density: Any, scope: Scope, **_: Any) -> tuple[Fold, ...]:
+def _folds(*, density: Any, scope: Scope, **_: Any) -> tuple[Fold, ...]:
     """Folds whose state holds each task's largest and smallest magnitude kept, in each tensor; none for rows."""
     if scope == "row":
         return ()
@@ -62,7 +63,7 @@ def band_folds(*, density: Any, scope: Scope, **_: Any) -> tuple[Fold, ...]:
     return order_folds(values, ranks, scope="tensor", magnitudes=True)
 
 
-def unit(*, scope: Scope, **_: Any) -> ActsOn:
+def _unit(*, scope: Scope, **_: Any) -> ActsOn:
     """How finely a tensor may be cut."""
     return "element" if scope == "tensor" else "row"
 
@@ -97,3 +98,13 @@ def _row_band(stacked: Tensor, density: Any, gamma: float) -> Tensor:
             high, low = ordered[task, ..., removed, None], ordered[task, ..., removed + count - 1, None]
             out[task] = torch.where((size[task] >= low) & (size[task] <= high), stacked[task], 0.0)
     return out
+
+
+# What all methods that keep such a band declare.
+band_method = functools.partial(
+    merge_method,
+    acts_on=_unit,
+    folds=_folds,
+    laws={"permutation", "homogeneous", "zero"},
+    dialects={"mergekit": {"density": 1.0, "gamma": 0.01}},
+)

@@ -32,7 +32,7 @@ def draw(at: Place, seed: int, density: Any) -> Draw:
 def numbers(stacked: Tensor, at: Place, seed: int) -> Tensor:
     """The random number of each entry, float64, in the shape of the stack."""
     keys = random.stream_keys(seed, at.tasks, at.tensor)
-    return torch.from_numpy(random.uniforms(keys, at.start, stacked[0].numel())).reshape(stacked.shape)
+    return torch.as_tensor(random.uniforms(keys, at.start, stacked[0].numel())).reshape(stacked.shape)
 
 
 def drop(stacked: Tensor, *, at: Place, seed: int, density: Any, divisors: Any) -> Tensor:

@@ -141,7 +141,7 @@ class MergeMethod:
             value = given.get(key, defaults.get(key, parameter.default))
             if value is REQUIRED:
                 where = f" in the dialect {dialect}" if key in defaults else ""
-                raise ParameterError(f"{self.name} needs a value for '{key}'{where}.", f"give {key}=….")
+                raise ParameterError(f"{self.name} needs a value for '{key}'{where}.", f"give {key}=… (--set {key}=…).")
             values[key] = parameter.resolve(self.name, value, tasks)
         found = Bound(values)
         self.check_at(found.at(""))

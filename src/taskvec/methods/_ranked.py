@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from taskvec.errors import ParameterError
 from taskvec.methods._dialects import Dialect
 from taskvec.methods._drop import left_over, numbers
-from taskvec.methods._method import Fold, Place
+from taskvec.methods._method import Fold, Place, merge_method
 from taskvec.ops import random, rank_kernels
 from taskvec.ops.signs import column
 
@@ -54,44 +55,71 @@ def probabilities(stacked: Tensor, *, density: Any, epsilon: float, dialect: Dia
 
 
 def drop_ranked(
-    stacked: Tensor, *, at: Place, seed: int, density: Any, epsilon: float, dialect: Dialect, divisors: Any
+    stacked: Tensor,
+    *,
+    at: Place,
+    seed: int,
+    density: Any,
+    epsilon: float,
+    dialect: Dialect,
+    rescale: bool = True,
+    state: Any = None,
 ) -> Tensor:
-    """The entries that stay, divided by their probability, or by their task's divisor if there are any; float64."""
+    """The entries that stay, divided by their probability, or in mergekit's dialect by what `state` says; float64."""
+    divisors = _divisors(dialect, len(stacked), rescale, state)
     likely = probabilities(stacked, density=density, epsilon=epsilon, dialect=dialect)
     stays = numbers(stacked, at, seed) < likely
     return torch.where(stays, stacked.double() / (likely if divisors is None else column(divisors, stacked)), 0.0)
 
 
 def drop_block(
-    block: Any, *, at: Place, seed: int, density: Any, epsilon: float, dialect: Dialect, divisors: Any
+    block: Any,
+    *,
+    at: Place,
+    seed: int,
+    density: Any,
+    epsilon: float,
+    dialect: Dialect,
+    rescale: bool = True,
+    state: Any = None,
 ) -> Any:
     """`drop_ranked` of a block (task, n) of whole rows, compiled; float64."""
     shape = at.shape
     if dialect == "mergekit" and len(shape) > 2:
         stacked = torch.from_numpy(block).reshape(block.shape[0], -1, *shape[1:])
-        options = {"seed": seed, "density": density, "epsilon": epsilon, "divisors": divisors}
+        options: Any = {"seed": seed, "density": density, "epsilon": epsilon, "rescale": rescale, "state": state}
         return drop_ranked(stacked, at=at, dialect=dialect, **options).reshape(block.shape).numpy()
     row = math.prod(shape[1:]) if len(shape) > 1 else block.shape[1]
     out = np.empty(block.shape)
     keys, start = random.stream_keys(seed, at.tasks, at.tensor), np.uint64(at.start)
+    divisors = _divisors(dialect, len(block), rescale, state)
     fixed = np.zeros(len(block)) if divisors is None else np.asarray(divisors, np.float64)
     rank_kernels.drop_ranked(block, keys, start, row, np.array(density), epsilon, fixed, out)
     return out
 
 
-def ranked_folds(*, dialect: Dialect, rescale: bool, **_: Any) -> tuple[Fold, ...]:
+def _divisors(dialect: Dialect, count: int, rescale: bool, state: Any) -> Any:
+    """What entries that stay are divided by, where it is not their probability."""
+    if dialect != "mergekit":
+        return None
+    return np.asarray(state) if rescale else np.ones(count)
+
+
+def _folds(*, dialect: Dialect, rescale: bool, **_: Any) -> tuple[Fold, ...]:
     """What mergekit's dialect needs to rescale: how much of each tensor's L1 norm is left."""
 
     def left(block: Any, *, at: Place, seed: int, density: Any, epsilon: float, **_: Any) -> Any:
-        ones = np.ones(len(block))
-        options = {"density": density, "epsilon": epsilon, "divisors": ones}
+        options: Any = {"density": density, "epsilon": epsilon, "rescale": False}
         return drop_block(block, at=at, seed=seed, dialect="mergekit", **options).astype(np.float32)
 
     return (left_over(left, acts_on="row"),) if dialect == "mergekit" and rescale else ()
 
 
-def divisors_of(dialect: Dialect, count: int, rescale: bool, state: Any) -> Any:
-    """What entries that stay are divided by, where it is not their probability."""
-    if dialect != "mergekit":
-        return None
-    return np.asarray(state) if rescale else np.ones(count)
+# What all methods that drop like this declare.
+ranked_method = functools.partial(
+    merge_method,
+    acts_on="row",
+    folds=_folds,
+    laws={"permutation", "homogeneous", "zero"},
+    dialects={"mergekit": {"density": 1.0, "epsilon": 0.15}},
+)

@@ -69,6 +69,6 @@ def arcee_fusion(
     a million entries, and its float32 divergence of close rows is mostly rounding; here they are exact, in float64.
     """
     rows = unit_of("row", at.shape, at.start, at.start + base.numel())
-    spread = torch.from_numpy(state.before[rows]).reshape(base.shape)
+    spread = torch.as_tensor(state.before[rows]).reshape(base.shape)
     importance = ((points[0].double() - base.double()).abs() * spread).float()
     return torch.where(importance >= _threshold(state), points[0], base)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from taskvec.methods._band import Scope, band, band_folds, check_band, limits, unit
+from taskvec.methods._band import Scope, band, band_method, check_band, limits
 from taskvec.methods._dialects import TwoDialects, check_sum, only_in
 from taskvec.methods._drop import shares
-from taskvec.methods._method import merge_method
-from taskvec.methods._parameters import Coefficients, Density, Range
+from taskvec.methods._parameters import Coefficients, Density, Share
 from taskvec.ops.signs import column
 from taskvec.ops.vote_kernels import trimmed_sum
 
@@ -34,20 +33,16 @@ def _kernel(block: Any, *, state: Any, scope: Scope, coefficients: Any, normaliz
     return out
 
 
-@merge_method(
+@band_method(
     source="arXiv:2312.06795, section 3",
-    acts_on=unit,
-    folds=band_folds,
     kernel=_kernel,
     check=_check,
-    laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"density": 1.0, "gamma": 0.01}},
 )
 def breadcrumbs(
     deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.15,
-    gamma: Annotated[float, Range(0.0, 1.0, closed=True)] = 0.006,
+    gamma: Share = 0.006,
     scope: Scope = "tensor",
     dialect: TwoDialects = "paper",
     coefficients: Coefficients = 1.0,

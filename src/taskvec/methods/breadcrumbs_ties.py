@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from taskvec.methods._band import Scope, band, band_folds, check_band, limits, unit
+from taskvec.methods._band import Scope, band, band_method, check_band, limits
 from taskvec.methods._dialects import TwoDialects, only_in, vote_rule
-from taskvec.methods._method import merge_method
-from taskvec.methods._parameters import Coefficients, Density, Range
+from taskvec.methods._parameters import Coefficients, Density, Share
 from taskvec.ops.signs import Rule, fuse
 from taskvec.ops.vote_kernels import trimmed_vote
 
@@ -39,20 +38,16 @@ def _kernel(
     return out
 
 
-@merge_method(
+@band_method(
     source="arXiv:2312.06795, section 3, with the vote of arXiv:2306.01708",
-    acts_on=unit,
-    folds=band_folds,
     kernel=_kernel,
     check=_check,
-    laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"density": 1.0, "gamma": 0.01}},
 )
 def breadcrumbs_ties(
     deltas: Float[Tensor, task * shape],
     *,
     density: Density = 0.15,
-    gamma: Annotated[float, Range(0.0, 1.0, closed=True)] = 0.006,
+    gamma: Share = 0.006,
     scope: Scope = "tensor",
     dialect: TwoDialects = "paper",
     coefficients: Coefficients = 1.0,

@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods._dialects import TwoDialects, only_in, vote_rule
-from taskvec.methods._method import Place, merge_method
+from taskvec.methods._method import Place
 from taskvec.methods._parameters import Coefficients, Density, NonNegative, Seed
-from taskvec.methods._ranked import check_window, divisors_of, drop_block, drop_ranked, ranked_folds
+from taskvec.methods._ranked import check_window, drop_block, drop_ranked, ranked_method
 from taskvec.ops.signs import fuse
 from taskvec.ops.vote_kernels import vote
 
@@ -24,24 +24,17 @@ def _check(
     only_in(("mergekit",), method="della", dialect=dialect, **given)
 
 
-def _kernel(
-    block: Any, *, state: Any, dialect: TwoDialects, coefficients: Any, normalize: bool, rescale: bool, **options: Any
-) -> Any:
-    divisors = divisors_of(dialect, len(block), rescale, state)
-    rows = drop_block(block, dialect=dialect, divisors=divisors, **options)
+def _kernel(block: Any, *, dialect: TwoDialects, coefficients: Any, normalize: bool, **options: Any) -> Any:
+    rows = drop_block(block, dialect=dialect, **options)
     out = np.empty(block.shape[1])
     vote(rows, np.array(coefficients), vote_rule(dialect, normalize=normalize).codes, out)
     return out
 
 
-@merge_method(
+@ranked_method(
     source="arXiv:2406.11617, section 3",
-    acts_on="row",
-    folds=ranked_folds,
     kernel=_kernel,
     check=_check,
-    laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"density": 1.0, "epsilon": 0.15}},
 )
 def della(
     deltas: Float[Tensor, task * shape],
@@ -82,7 +75,6 @@ def della(
 
     Differs from the paper: a vote of exactly 0 elects nobody; rows of one entry are allowed.
     """
-    divisors = divisors_of(dialect, len(deltas), rescale, state)
-    options: Any = {"at": at, "seed": seed, "density": density, "epsilon": epsilon}
-    left = drop_ranked(deltas, dialect=dialect, divisors=divisors, **options)
+    options: Any = {"density": density, "epsilon": epsilon, "rescale": rescale, "state": state}
+    left = drop_ranked(deltas, at=at, seed=seed, dialect=dialect, **options)
     return fuse(left, coefficients, vote_rule(dialect, normalize=normalize))

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from taskvec.methods._dialects import TwoDialects, check_sum, only_in
 from taskvec.methods._drop import shares, whole_coefficients
-from taskvec.methods._method import Place, merge_method
+from taskvec.methods._method import Place
 from taskvec.methods._parameters import Coefficients, Density, NonNegative, Seed
-from taskvec.methods._ranked import check_window, divisors_of, drop_block, drop_ranked, ranked_folds
+from taskvec.methods._ranked import check_window, drop_block, drop_ranked, ranked_method
 from taskvec.ops.signs import column
 
 
@@ -26,26 +26,19 @@ def _check(
     check_sum("della_linear", coefficients, normalize)
 
 
-def _kernel(
-    block: Any, *, state: Any, dialect: TwoDialects, coefficients: Any, normalize: bool, rescale: bool, **options: Any
-) -> Any:
-    divisors = divisors_of(dialect, len(block), rescale, state)
-    rows = drop_block(block, dialect=dialect, divisors=divisors, **options)
+def _kernel(block: Any, *, coefficients: Any, normalize: bool, **options: Any) -> Any:
+    rows = drop_block(block, **options)
     out = np.zeros(block.shape[1])
     for weight, row in zip(shares(coefficients, normalize), rows, strict=True):
         out += weight * row
     return out
 
 
-@merge_method(
+@ranked_method(
     source="arXiv:2406.11617, section 3.1",
-    acts_on="row",
-    folds=ranked_folds,
     kernel=_kernel,
     weigh=whole_coefficients,
     check=_check,
-    laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"density": 1.0, "epsilon": 0.15}},
 )
 def della_linear(
     deltas: Float[Tensor, task * shape],
@@ -83,7 +76,6 @@ def della_linear(
 
     Differs from the paper: a plain sum (the published baselines without election divide by the sum of coefficients).
     """
-    divisors = divisors_of(dialect, len(deltas), rescale, state)
-    options: Any = {"at": at, "seed": seed, "density": density, "epsilon": epsilon}
-    left = drop_ranked(deltas, dialect=dialect, divisors=divisors, **options)
+    options: Any = {"density": density, "epsilon": epsilon, "rescale": rescale, "state": state}
+    left = drop_ranked(deltas, at=at, seed=seed, dialect=dialect, **options)
     return (column(shares(coefficients, normalize), deltas) * left).sum(0)

@@ -89,8 +89,8 @@ def pcb(
     Differs from the paper: its formula has two softmaxes, none of its four programs has one; this is `pcb_ES.py`
     (the others saturate: multiplying their inputs by 1000 changes the result by half).
     """
-    low, high = (torch.from_numpy(column) for column in state.before.values.T)
-    quantile, top = (torch.from_numpy(column) for column in state.values.T)
+    low, high = (torch.as_tensor(column) for column in state.before.values.T)
+    quantile, top = (torch.as_tensor(column) for column in state.values.T)
     w = competition.weights(competition.scores(deltas, low, high), quantile, top)
     c = torch.as_tensor(coefficients, dtype=torch.float64).reshape(-1, *[1] * (deltas.ndim - 1))
     values = w * c * deltas.double().sign() * competition.clipped(deltas, low, high)

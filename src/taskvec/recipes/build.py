@@ -12,6 +12,7 @@ from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.save import parse_size
 from taskvec.checkpoint.source import TensorSpec
 from taskvec.edited import EditedSource
+from taskvec.engine.device import CPU, device_of
 from taskvec.engine.merge import merge
 from taskvec.errors import FormatError, ParameterError, SchemaError, UnknownName
 from taskvec.methods._method import MergeMethod
@@ -64,6 +65,7 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
     """
     method = _method(recipe)
     dtype = _check_output(recipe)
+    _check_device(recipe)
     sources = Sources.open(recipe.folder, recipe.base, recipe.store)
     points = method.space == "point" or (method.space == "either" and recipe.base is None)
     _check_base(recipe, method, points=points)
@@ -74,7 +76,7 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
     layout = _layout(recipe, donor)
     given = _parameters(recipe, method, [n for n, s in donor.specs.items() if s.dtype.moves])
     bound = _bound(recipe, method, given)
-    options = {"layout": layout, "threads": threads, **given}
+    options = {"layout": layout, "threads": threads, "device": recipe.device or CPU, **given}
     scale = {"scale": recipe.scale} if "scale" not in given else {}
     if points:
         result = merge(method, inputs, base=None if method.base == "none" else sources.base, **options)
@@ -117,12 +119,21 @@ def _check_output(recipe: Recipe) -> DType | None:
     return dtype
 
 
+def _check_device(recipe: Recipe) -> None:
+    try:
+        device_of(recipe.device or CPU)
+    except ParameterError as error:
+        raise recipe.refusal(("device",), error.fact, error.fix) from error
+
+
 def _check_base(recipe: Recipe, method: MergeMethod, *, points: bool) -> None:
     if recipe.base is None and not points:
-        fix = "give the base: the model that the inputs were tuned from."
-        raise recipe.refusal((), f"{method.name} merges task vectors, and the recipe has no base", fix)
+        fix = "give the base (base:, or --base): the model that the inputs were tuned from."
+        raise recipe.refusal((), f"{method.name} merges task vectors, and there is no base", fix)
     if recipe.base is None and method.base == "required" and method.space == "point":
-        raise recipe.refusal((), f"{method.name} needs the base, and the recipe has none", "give the base.")
+        raise recipe.refusal(
+            (), f"{method.name} needs the base, and there is none", "give the base (base:, or --base)."
+        )
 
 
 def _check_base_is_used(recipe: Recipe, method: MergeMethod, base: Checkpoint, points: Mapping[str, Any]) -> None:

@@ -75,7 +75,8 @@ class Document:
             if isinstance(error, ParameterError):
                 raise
             cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            raise ParameterError(f"the recipe '{file}' cannot be read: {cause}.", "check the path.") from error
+            fix = "to merge models without a recipe, say how: --method NAME." if file.is_dir() else "check the path."
+            raise ParameterError(f"the recipe '{file}' cannot be read: {cause}.", fix) from error
         return cls.parse(text, f"'{file}'", file.absolute().parent)
 
     @classmethod
@@ -106,7 +107,8 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-            raise ParameterError(f"{self.label}{place}: {error.problem or 'not valid YAML'}.", "repair it.") from error
+            problem = error.problem or "not valid YAML"
+            raise ParameterError(f"{self.label}{place}: {problem}.", _repair(problem)) from error
         except yaml.YAMLError as error:
             raise ParameterError(f"{self.label}: {' '.join(str(error).split())[:200]}.", "write plain text.") from error
         except RecursionError as error:
@@ -210,3 +212,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean '{near[0]}'?"
     return f"known: {', '.join(names[:16])}{', …' if len(names) > 16 else ''}." if names else "there are none."
+
+
+def _repair(problem: str) -> str:
+    """What to do about what a YAML parser says."""
+    if "\\t" in problem:
+        return "indent with spaces, not with tabs."
+    return "close the bracket or quote that is open." if "stream end" in problem else "correct it there."

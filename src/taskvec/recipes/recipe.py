@@ -33,6 +33,7 @@ _WANTED = {
     "dtype": "the name of a dtype, e.g. bfloat16",
     "shard_size": "a size like 5GB",
     "layout": "the path of a layout file",
+    "device": "the name of a device, e.g. cuda",
 }
 
 
@@ -60,6 +61,7 @@ class Recipe(BaseModel):
     dtype: str | None = None
     shard_size: str | int | None = None
     layout: str | None = None
+    device: str | None = None
     _folder: Path | None = PrivateAttr(None)
     _marks: Marks | None = PrivateAttr(None)
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.hub import is_hub_id
-from taskvec.checkpoint.open import VECTOR_SUFFIX, is_adapter, is_path, locate
+from taskvec.checkpoint.kinds import what_is
+from taskvec.checkpoint.open import VECTOR_SUFFIX, is_path
 from taskvec.errors import ParameterError, SchemaError, SpaceError
 from taskvec.recipes.document import nearest
 from taskvec.vector import TaskVector
@@ -93,14 +94,10 @@ class Sources:
         return self._opened(name, path)
 
     def _opened(self, name: str, text: str) -> TaskVector | Checkpoint:
-        if not is_path(text) and "+" in text:
-            return Checkpoint.open(text)
-        path = locate(text)
-        if (path / "manifest.json").is_file() and '"taskvec_store"' in (path / "manifest.json").read_text("utf-8"):
+        kind, path = what_is(text)
+        if kind == "store":
             raise SpaceError(f"the input '{name}' ('{text}') is a store.", "write store: and name one of its vectors.")
-        if is_adapter(path) or _is_vector(path):
-            return TaskVector.open(path, base=self.base)
-        return Checkpoint.open(text)
+        return Checkpoint.open(text) if kind == "checkpoint" else TaskVector.open(path, base=self.base)
 
     def _missing(self, name: str, source: str) -> ParameterError:
         fact = f"the input '{name}': there is no '{source}'"
@@ -109,16 +106,6 @@ class Sources:
         where = f" in '{self.folder}'" if self.folder is not None and not Path(source).is_absolute() else ""
         fix = "check the path; a hub id is org/name, a name in a store needs store:."
         return ParameterError(f"{fact}{where}.", fix)
-
-
-def _is_vector(path: Path) -> bool:
-    if path.is_dir():
-        return any(path.glob(f"*{VECTOR_SUFFIX}"))
-    if path.suffix != ".safetensors":
-        return False
-    from taskvec.checkpoint.safetensors_file import read_header
-
-    return path.name.endswith(VECTOR_SUFFIX) or "taskvec_format" in read_header(path).metadata
 
 
 def _placed(folder: Path | None, source: str) -> str:

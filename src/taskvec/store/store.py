@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.durable import fsync, replace_durably, writing
-from taskvec.checkpoint.output import Progress
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import stat_key
 from taskvec.errors import DestinationError, FormatError, ParameterError, SchemaError, StoreError, UnknownName
 from taskvec.store.files import (
@@ -148,7 +148,7 @@ class Store(Mapping[str, TaskVector]):
         force: bool = False,
         threads: int | None = None,
         allow_nonfinite: bool = False,
-        progress: Progress | None = None,
+        progress: Progress = unseen,
         **parameters: Any,
     ) -> None:
         """Store a vector, or a tuned checkpoint of the base that the store was opened with, under `name`.
@@ -160,7 +160,7 @@ class Store(Mapping[str, TaskVector]):
             force: replace a vector of that name.
             threads: workers; default: one a processor.
             allow_nonfinite: keep NaN and Inf of a tuned checkpoint (dense, exact) instead of refusing them.
-            progress: called with (tensors done, tensors in all).
+            progress: called with (name of the step, bytes done, bytes in all), from any thread.
             **parameters: those of the codec, e.g. `density`.
 
         Raises:

@@ -11,6 +11,10 @@ from taskvec.suites.encoder import base_source as base_source
 from taskvec.suites.head import Head as Head
 from taskvec.suites.head import class_name_head as class_name_head
 from taskvec.suites.head import heads_of as heads_of
+from taskvec.suites.linearize import Linearized as Linearized
+from taskvec.suites.linearize import LinearizedEncoder as LinearizedEncoder
 from taskvec.suites.task import Split as Split
 from taskvec.suites.task import Suite as Suite
 from taskvec.suites.task import Task as Task
+from taskvec.suites.text_suites import text8 as text8
+from taskvec.suites.text_suites import text12 as text12

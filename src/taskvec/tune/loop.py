@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 import taskvec.tune.regimes  # noqa: F401  # registers them
+from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import NonFiniteError
 from taskvec.suites import Encoder, Head, Split, Task, class_name_head
 from taskvec.suites.head import DEFAULT_TEMPERATURE
 from taskvec.tune.regime import Run, regime_of
+from taskvec.tune.saved import Saved, key_of
 from taskvec.tune.settings import Settings, learning_rate_at
+from taskvec.vector import TaskVector
 
 
 @final
@@ -33,9 +36,14 @@ class Step:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuned:
-    """A fine-tuned encoder and how it was made; `losses` has one entry a step."""
+    """A fine-tuned encoder and how it was made; `losses` has one entry a step.
+
+    `delta` is the task vector, name → float32 tensor, and the encoder's weights are the base's plus it. In a `linear`
+    regime it was trained for the model to first order: see `LinearizedEncoder`.
+    """
 
     encoder: Encoder
+    delta: Mapping[str, Tensor]
     task: str
     regime: str
     settings: Settings
@@ -50,6 +58,10 @@ class Tuned:
         """Writes the tuned model as an ordinary folder; see the encoder's `save`."""
         return self.encoder.save(folder)
 
+    def vector(self, base: Checkpoint | None = None) -> TaskVector:
+        """The task vector; with the base checkpoint it remembers what it was cut from."""
+        return TaskVector.from_tensors(self.delta, base=base)
+
 
 def tune(
     model: Encoder,
@@ -59,6 +71,8 @@ def tune(
     head: Head | None = None,
     settings: Settings | None = None,
     progress: Callable[[Step], None] | None = None,
+    resume: str | Path | None = None,
+    save_every: int = 25,
 ) -> Tuned:
     """Fine-tunes a copy of `model` on the task's training split; `model` itself does not change.
 
@@ -72,34 +86,83 @@ def tune(
         head: the frozen head; None embeds the task's class phrases with `model` as it is now, at temperature 20.
         settings: the recipe; None for the defaults.
         progress: called after every step.
+        resume: a file that gets the state every `save_every` steps; a later call with the same arguments goes on from
+            there and gives the same weights (at equal number of threads) as one call does.
+        save_every: steps between two writings of that file.
 
     Raises:
         UnknownName: there is no such regime.
-        ParameterError: the training split is empty.
-        NonFiniteError: the loss or the gradient is not finite; the message names the step.
+        ParameterError: the training split is empty, or `resume` is the state of another run.
+        NonFiniteError: the loss or the gradient is not finite; the message names the step, and `resume` keeps the
+            last good state.
     """
     settings = Settings() if settings is None else settings
     chosen = regime_of(regime)
     split = task.split("train")
     head = class_name_head(model, task, temperature=DEFAULT_TEMPERATURE) if head is None else head
-    run = chosen.prepare(model.duplicate())
+    run = chosen.prepare(model.duplicate(), settings)
     autocast = chosen.autocast if settings.autocast is None else settings.autocast
     optimizer = torch.optim.AdamW(list(run.parameters.values()), weight_decay=settings.weight_decay)
-    losses: list[float] = []
-    for number, positions in enumerate(_samples(split, settings), start=1):
-        rate = learning_rate_at(number, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        texts = [split.texts[i] for i in positions]
-        logits = _logits(run, head, model, texts, autocast=autocast)
-        labels = torch.tensor([split.labels[i] for i in positions])
-        loss = nn.functional.cross_entropy(logits, labels)
-        where = f"task '{task.name}' at step {number}"
-        losses.append(_update(run, optimizer, loss, clip=settings.clip, where=where))
+    saved = None if resume is None else Saved(Path(resume), key_of(model, head, split, regime, settings))
+    losses = [] if saved is None else saved.load(run, optimizer)
+    loop = _Loop(run=run, model=model, head=head, task=task, settings=settings, optimizer=optimizer, autocast=autocast)
+    for step in loop.steps(losses):
+        if saved is not None and step.step % save_every == 0:
+            saved.write(run, optimizer, losses)
         if progress is not None:
+            progress(step)
+    return Tuned(
+        delta=run.delta(),
+        encoder=run.finish(),
+        task=task.name,
+        regime=regime,
+        settings=settings,
+        losses=tuple(losses),
+    )
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loop:
+    """What every step needs."""
+
+    run: Run
+    model: Encoder
+    head: Head
+    task: Task
+    settings: Settings
+    optimizer: torch.optim.Optimizer
+    autocast: bool
+
+    def steps(self, losses: list[float]) -> Iterator[Step]:
+        """The steps that are still to be made; appends to `losses`, whose length says how many were."""
+        split = self.task.split("train")
+        for number, positions in enumerate(_samples(split, self.settings), start=1):
+            if number <= len(losses):
+                continue
+            rate = learning_rate_at(number, self.settings)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            logits = self._logits([split.texts[i] for i in positions])
+            labels = torch.tensor([split.labels[i] for i in positions])
+            losses.append(self._update(nn.functional.cross_entropy(logits, labels), number))
             accuracy = (logits.argmax(dim=-1) == labels).float().mean().item()
-            progress(Step(number, settings.steps, losses[-1], accuracy, rate))
-    return Tuned(encoder=run.finish(), task=task.name, regime=regime, settings=settings, losses=tuple(losses))
+            yield Step(number, self.settings.steps, losses[-1], accuracy, rate)
+
+    def _logits(self, texts: list[str]) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            features = self.run.features(self.model.batch(texts))
+        return self.head.logits(features.float())
+
+    def _update(self, loss: Tensor, number: int) -> float:
+        value, where = loss.item(), f"task '{self.task.name}' at step {number}"
+        parameters = list(self.run.parameters.values())
+        self.optimizer.zero_grad(set_to_none=True)
+        _check_finite(value, "loss", where)
+        loss.backward()  # type: ignore[no-untyped-call]
+        _check_finite(nn.utils.clip_grad_norm_(parameters, self.settings.clip).item(), "gradient", where)
+        self.optimizer.step()
+        return value
 
 
 def _samples(split: Split, settings: Settings) -> Iterator[list[int]]:
@@ -111,22 +174,6 @@ def _samples(split: Split, settings: Settings) -> Iterator[list[int]]:
             queue += torch.randperm(len(split), generator=generator).tolist()
         yield queue[: settings.batch_size]
         del queue[: settings.batch_size]
-
-
-def _logits(run: Run, head: Head, model: Encoder, texts: list[str], *, autocast: bool) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        features = run.features(model.batch(texts))
-    return head.logits(features.float())
-
-
-def _update(run: Run, optimizer: torch.optim.Optimizer, loss: Tensor, *, clip: float, where: str) -> float:
-    value = loss.item()
-    optimizer.zero_grad(set_to_none=True)
-    _check_finite(value, "loss", where)
-    loss.backward()  # type: ignore[no-untyped-call]
-    _check_finite(nn.utils.clip_grad_norm_(list(run.parameters.values()), clip).item(), "gradient", where)
-    optimizer.step()
-    return value
 
 
 def _check_finite(value: float, what: str, where: str) -> None:

@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.suites import Batch, Encoder
+from taskvec.tune.settings import Settings
 
 
 @final
@@ -15,36 +17,43 @@ from taskvec.suites import Batch, Encoder
 class Run:
     """One fine-tuning, prepared: the leaves that the optimizer moves, the forward, and how to end.
 
-    `parameters` are float leaf tensors that require gradients, by name. `features` gives one vector an input, a
-    differentiable function of the parameters. `finish` returns the encoder whose module holds the tuned weights.
+    `parameters` are float leaf tensors that require gradients, by name; what the optimizer decays. `features` gives one
+    vector an input, a differentiable function of the parameters. `delta` is the task vector so far: float32, by the
+    names of the module's tensors. `finish` returns the encoder whose module holds base + delta.
     """
 
     parameters: Mapping[str, Tensor]
     features: Callable[[Batch], Tensor]
+    delta: Callable[[], Mapping[str, Tensor]]
     finish: Callable[[], Encoder]
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regime:
-    """A way to fine-tune. `prepare` gets an encoder of its own, which it may change.
+    """A way to fine-tune. `prepare` gets an encoder of its own, which it may change, and the settings.
 
-    `autocast` tells whether the forward may run in bfloat16.
+    `autocast` tells whether the forward may run in bfloat16, `linear` that the features are affine in the delta (of the
+    model to first order, on which its vectors are then evaluated).
     """
 
     name: str
-    prepare: Callable[[Encoder], Run]
+    prepare: Callable[[Encoder, Settings], Run]
     autocast: bool
+    linear: bool
 
 
 _REGIMES: dict[str, Regime] = {}
 
 
-def regime(*, autocast: bool) -> Callable[[Callable[[Encoder], Run]], Regime]:
+Prepare = Callable[[Encoder, Settings], Run]
+
+
+def regime(*, autocast: bool, linear: bool = False) -> Callable[[Prepare], Regime]:
     """Registers the decorated function under its own name."""
 
-    def register(prepare: Callable[[Encoder], Run]) -> Regime:
-        made = Regime(name=prepare.__name__, prepare=prepare, autocast=autocast)
+    def register(prepare: Prepare) -> Regime:
+        made = Regime(name=prepare.__name__, prepare=prepare, autocast=autocast, linear=linear)
         _REGIMES[made.name] = made
         return made
 
@@ -81,3 +90,26 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     if not found:
         raise ParameterError(f"the model {type(module).__name__} has no trainable parameter outside its embeddings.")
     return found
+
+
+def added(encoder: Encoder, delta: Mapping[str, Tensor]) -> Encoder:
+    """The encoder with `delta` added to its own weights."""
+    own = encoder.module.state_dict()
+    with torch.no_grad():
+        for name, change in delta.items():
+            own[name].add_(change)
+    return encoder
+
+
+def trained_in_place(encoder: Encoder, parameters: Mapping[str, nn.Parameter]) -> Run:
+    """The run that moves these parameters of the module itself, and nothing else."""
+    encoder.module.requires_grad_(False)
+    start = {name: each.detach().clone() for name, each in parameters.items()}
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    return Run(
+        parameters=parameters,
+        features=encoder.features,
+        delta=lambda: {name: each.detach() - start[name] for name, each in parameters.items()},
+        finish=lambda: encoder,
+    )

@@ -13,9 +13,9 @@ class Settings:
     """The recipe of one fine-tuning: AdamW, linear warm-up, cosine decay to zero, clipped gradients.
 
     `warmup` is the fraction of steps before the peak, `clip` the largest gradient norm, `seed` fixes the order of the
-    examples. `autocast=None` runs the forward in bfloat16 where the regime allows it. Dropout is off. The learning rate
-    is the best of 1e-4, 2e-4 and 4e-4 on the validation splits of two tasks of `docs8` (differences within one
-    standard error).
+    examples and the start of adapters, `rank` is that of adapters. `autocast=None` runs the forward in bfloat16 where
+    the regime allows it. Dropout is off. The learning rate is the best of 1e-4, 2e-4 and 4e-4 on the validation splits
+    of two tasks of `docs8` (differences within one standard error).
 
     Raises:
         ParameterError: a number is out of its range.
@@ -28,6 +28,7 @@ class Settings:
     warmup: float = 0.1
     clip: float = 1.0
     seed: int = 0
+    rank: int = 16
     autocast: bool | None = None
 
     def __post_init__(self) -> None:
@@ -38,6 +39,7 @@ class Settings:
             "weight_decay": 0 <= self.weight_decay < math.inf,
             "warmup": 0 <= self.warmup <= 1,
             "clip": self.clip > 0,
+            "rank": self.rank >= 1,
         }
         for name, holds in ranges.items():
             if not holds:

@@ -1,14 +1,11 @@
 """Ordinary fine-tuning: every parameter outside the embedding tables moves."""
 
 from taskvec.suites import Encoder
-from taskvec.tune.regime import Run, regime, trainable_parameters
+from taskvec.tune.regime import Run, regime, trainable_parameters, trained_in_place
+from taskvec.tune.settings import Settings
 
 
 @regime(autocast=True)
-def standard(encoder: Encoder) -> Run:
+def standard(encoder: Encoder, settings: Settings) -> Run:
     """Trains the module itself."""
-    parameters = trainable_parameters(encoder.module)
-    encoder.module.requires_grad_(False)
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    return Run(parameters=parameters, features=encoder.features, finish=lambda: encoder)
+    return trained_in_place(encoder, trainable_parameters(encoder.module))
