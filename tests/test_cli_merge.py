@@ -213,7 +213,11 @@ def inside(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "--set density, line 1",
             "close the bracket",
         ),
-        (["--method", "ties", "math", "--base", "base", "--transform", "awd"], "no transform is named 'awd'", "leave"),
+        (
+            ["--method", "ties", "math", "--base", "base", "--transform", "awd"],
+            "no transform is named 'awd'",
+            "known: magnitude_prune",
+        ),
         (["--method", "ties", "math", "./math", "--base", "base"], "two inputs are named 'math'", "NAME=SOURCE"),
         (["--method", "ties", "math", "small", "--base", "base"], "F32[5, 8]", "same size"),
         (["nowhere.yml"], "the recipe 'nowhere.yml' cannot be read", "check the path"),

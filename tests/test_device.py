@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -12,6 +13,7 @@ from safetensors import safe_open
 import oracles
 import taskvec as tv
 from cli_cases import process
+from elsewhere import Elsewhere
 from merge_cases import model_folders
 from taskvec import methods
 from taskvec.engine.merge import Merged
@@ -46,7 +48,7 @@ def test_a_device_gives_what_the_compiled_loops_give(name: str, index: int, case
 
 @pytest.mark.parametrize(("name", "index"), CASES)
 def test_a_method_mixes_no_devices(name: str, index: int) -> None:
-    """Tensors of the device "meta" have no data, and refuse to be combined with any of the CPU."""
+    """Whatever it makes lies where its inputs do, and it gives there what it gives here."""
     method, options = methods.get(name), oracles.settings(name)[index]
     shapes = {"w": (6, 8), "norm": (8,)}
     for points in spaces(method):
@@ -59,10 +61,16 @@ def test_a_method_mixes_no_devices(name: str, index: int) -> None:
         merging.fold()
         if merging.weights("w") is not None:
             continue
-        merging._device = torch.device("meta")
-        for tensor, shape in shapes.items():
-            with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
-                merging._block(tensor, 0, torch.Size(shape).numel())
+        here = {n: merging.block(n, 0, torch.Size(s).numel()) for n, s in shapes.items()}
+        merging._device = Elsewhere()
+        for n, expected in here.items():
+            np.testing.assert_allclose(merging.block(n, 0, expected.size), expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("mixed", [lambda x: x + torch.from_numpy(np.ones(3)), lambda x: x.numpy()])
+def test_the_device_of_these_tests_notices_what_a_device_would(mixed: Any) -> None:
+    with Elsewhere(), pytest.raises(AssertionError, match=r"combines tensors|not on the CPU"):
+        mixed(torch.zeros(3))
 
 
 def merging_of(name: str, tensors: list[dict[str, torch.Tensor]], *, points: bool, options: dict[str, Any]) -> Any:

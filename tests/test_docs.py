@@ -85,7 +85,7 @@ def test_docstrings_fall_into_their_sections() -> None:
 def test_the_recipes_of_the_page_on_merging_run() -> None:
     """Every YAML block is planned and built; the Python block and the flags write what the first one does."""
     recipes = blocks("merging.md", "yaml")
-    assert len(recipes) == 3
+    assert len(recipes) == 4
     for i, text in enumerate(recipes):
         Path(f"{i}.yml").write_text(text)
         recipe = tv.Recipe.read(f"{i}.yml")

@@ -11,20 +11,22 @@ GROUPS = [
     {"errors", "_caret", "callable_module"},
     {"ops"},
     {"checkpoint"},
-    {"delta", "vector", "edited", "expression", "_expression_tree", "_expression_parser"} | {"adapters"},
+    {"delta", "vector", "gramian", "edited", "expression", "_expression_tree", "_expression_parser"} | {"adapters"},
     {"codecs", "methods", "analyze"},
+    {"transforms"},
     {"store", "basis", "engine"},
     {"recipes", "testing"},
     {"suites"},
     {"tune", "evaluate", "multitask"},
     {"report"},
+    {"bench"},
     {"demo"},
     {"cli", "__main__", "studio"},
 ]
 RANK = {room: rank for rank, group in enumerate(GROUPS) for room in group}
 # Annotations may look to the right where an operator returns what only the right can make.
 TYPES_TO_THE_RIGHT = {("checkpoint.checkpoint", "vector")}
-SIBLINGS = ("codecs", "methods", "analyze")
+SIBLINGS = ("codecs", "methods", "transforms", "analyze")
 TRAINING_ROOMS = ("suites", "tune", "evaluate", "multitask")
 
 

@@ -358,7 +358,12 @@ BAD: list[tuple[str, str, str, str]] = [
     (TIES + "dtype: bloat16\n", "line 4, column 8", "unknown dtype 'bloat16'", "did you mean 'bfloat16'?"),
     (TIES + "dtype: int8\n", "line 4, column 8", "is not a floating-point type", "float32"),
     (TIES + "shard_size: huge\n", "line 4, column 13", "'huge' is not a size in bytes", "5GB"),
-    (TIES + "transforms: [awd]\n", "line 4, column 14", "no transform is named 'awd'", "none is registered"),
+    (
+        TIES + "transforms: [awd]\n",
+        "line 4, column 14",
+        "no transform is named 'awd'",
+        "known: magnitude_prune, orthogonalize",
+    ),
     ("method: average\nbase: base\ninputs: [math]\ndialect: peft\n", "line 4, column 10", "no dialect 'peft'", "leave"),
     (TIES + "layout: nowhere.yml\n", "line 4, column 9", "nowhere.yml", ""),
     (TIES + "base: other\n", "line 4, column 1", "the key 'base' occurs twice (first in line 2)", "keep one"),

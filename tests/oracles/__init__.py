@@ -107,3 +107,20 @@ def peft_vote(rows, coefficients, *, majority):
     agrees = (np.sign(rows) == elected) & (rows != 0)
     mixed = np.where(agrees, per_task(coefficients, rows) * rows, 0.0).sum(0)
     return mixed / np.maximum(agrees.sum(0), 1)
+
+
+def by_matrix(stacks, merge, otherwise=lambda x: x.mean(0)):
+    """`merge` of matrices (task, m, n), `otherwise` of the rest."""
+    return {n: (merge if is_matrix(x) else otherwise)(x) for n, x in stacks.items()}
+
+
+def is_matrix(x):
+    """Whether (task, m, n), with m and n larger than 1 and not below the number of tasks."""
+    return x.ndim == 3 and min(x.shape[1:]) >= max(2, len(x))
+
+
+def polar(columns, tolerance=1e-6):
+    """The orthonormal columns nearest to `columns`, without directions below the tolerance."""
+    p, d, qh = np.linalg.svd(columns, full_matrices=False)
+    kept = d > tolerance * d.max() if d.size else d > 0
+    return p[:, kept] @ qh[kept]

@@ -45,6 +45,10 @@ class TensorUnit(Unit):
         self.name, self._key, self._source = name, key, source
         self.nbytes = source.specs[name].nbytes
 
+    def prepare(self) -> None:
+        """See the base class."""
+        self._source.hash_inputs(self.name)
+
     def parts(self, poll: Poll = never) -> Sequence[Part]:
         """See the base class: the size is known from the header."""
         return (Part(self._key, self._source.specs[self.name]),)
@@ -58,7 +62,7 @@ class TensorUnit(Unit):
             out = scratch("save", min(CHUNK, units(spec) - start), unit_bits(spec.dtype))
             self._source.read_into(out, self.name, start)
             write(self._key, out)
-        self._source.hash_inputs(self.name)
+        self.prepare()
 
 
 def save_checkpoint(

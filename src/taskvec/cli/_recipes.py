@@ -36,7 +36,10 @@ Dialect = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", min=0, metavar="N", help="For methods that draw (default 0).")]
 Transforms = Annotated[
-    list[str] | None, typer.Option("--transform", metavar="NAME", help="Applied to the inputs first; repeats.")
+    list[str] | None,
+    typer.Option(
+        "--transform", metavar="NAME", help="Applied to the inputs first: NAME, or 'NAME: {KEY: VALUE}'; repeats."
+    ),
 ]
 Layout = Annotated[str | None, typer.Option("--layout", metavar="FILE", help="A YAML file with roles and splits.")]
 Device = Annotated[
@@ -96,6 +99,8 @@ def recipe_of(
     given |= {"transforms": transforms, "dtype": dtype, "shard_size": shard_size, "device": device}
     fields = {key: value for key, value in given.items() if value not in (None, [])}
     parameters = _parameters(settings)
+    if "transforms" in fields:
+        fields["transforms"] = [_transform(text) for text in fields["transforms"]]
     if method is not None:
         inputs = _inputs(sources or [])
         return Recipe.from_data({"method": method, **fields, "inputs": inputs, "parameters": parameters})
@@ -119,18 +124,27 @@ def _here(path: str) -> str:
 
 
 def _inputs(sources: Sequence[str]) -> Any:
-    """PATH or NAME=PATH; names that are not given are the stems."""
-    from taskvec.recipes.sources import stem_of
-
+    """PATH or NAME=PATH."""
     if not sources:
         raise typer.BadParameter("--method needs at least one input.", param_hint="TUNED...")
     if not any(_is_named(text) for text in sources):
         return list(sources)
+    return named_inputs(sources)
+
+
+def named_inputs(sources: Sequence[str]) -> dict[str, str]:
+    """A table from texts PATH or NAME=PATH; names that are not given are the stems.
+
+    Raises:
+        typer.BadParameter: two inputs have one name.
+    """
+    from taskvec.recipes.sources import stem_of
+
     named: dict[str, str] = {}
     for text in sources:
         name, path = text.split("=", 1) if _is_named(text) else (stem_of(text), text)
         if name in named:
-            raise typer.BadParameter(f"two inputs are named '{name}'.", param_hint="TUNED...")
+            raise typer.BadParameter(f"two inputs are named '{name}'; write NAME=PATH.")
         named[name] = path
     return named
 
@@ -138,6 +152,13 @@ def _inputs(sources: Sequence[str]) -> Any:
 def _is_named(text: str) -> bool:
     name, equals, path = text.partition("=")
     return bool(equals and path and _NAME.fullmatch(name)) and not Path(text).exists()
+
+
+def _transform(text: str) -> Any:
+    """A name, or a table of a name and its parameters, written as in a recipe."""
+    from taskvec.recipes import Document
+
+    return Document.parse(text, "--transform").data
 
 
 def _parameters(settings: Sequence[str] | None) -> Mapping[str, Any]:

@@ -59,7 +59,7 @@ class Shape:
             return m, n
         if not self.split.divides(self.spec.shape):
             raise FormatError(f"a tensor {self.spec} cannot be split into {self.split}.")
-        return (m // self.parts, n) if self.split.axis == "rows" else (m, n // self.parts)
+        return self.split.sides((m, n))
 
     @property
     def rank(self) -> int:

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
+from taskvec.bench.memo import Memo, key_of
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.demo.memo import Memo, key_of
 from taskvec.demo.result import Column, DemoResult
 from taskvec.engine.merge import merge
 from taskvec.errors import TaskVecError

@@ -16,6 +16,7 @@ from taskvec.engine.merging import Merging
 from taskvec.engine.points import merge_points
 from taskvec.errors import ParameterError, SpaceError
 from taskvec.methods._method import MergeMethod
+from taskvec.methods._over import composed
 from taskvec.methods._parameters import Bound, Parameter, Range
 from taskvec.vector import TaskVector, check_compatible
 
@@ -28,12 +29,13 @@ _SCALE = Parameter("scale", float, 1.0, Range(-float("inf")), (), per_task=False
 
 
 @overload
-def merge(method: str | MergeMethod, inputs: Vectors, **options: Any) -> TaskVector: ...
+def merge(method: str | MergeMethod, inputs: Vectors, /, **options: Any) -> TaskVector: ...
 @overload
-def merge(method: str | MergeMethod, inputs: Points, **options: Any) -> Checkpoint: ...
+def merge(method: str | MergeMethod, inputs: Points, /, **options: Any) -> Checkpoint: ...
 def merge(
     method: str | MergeMethod,
     inputs: Vectors | Points,
+    /,
     *,
     scale: float | None = None,
     layout: Layout | None = None,
@@ -63,7 +65,7 @@ def merge(
         UnknownName: no such method. ParameterError: a parameter out of its range, or too few inputs.
         SchemaError: inputs of different models or bases. SpaceError: inputs of the wrong kind for the method.
     """
-    chosen = methods.get(method) if isinstance(method, str) else method
+    chosen = composed(methods.get(method) if isinstance(method, str) else method, parameters)
     named = named_inputs(inputs)
     points = [n for n, x in named.items() if isinstance(x, Checkpoint)]
     _check_kinds(chosen, named, points)
@@ -223,9 +225,8 @@ class Merged(AbstractDelta):
             name: [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in vector.terms]
             for name, vector in self.vectors.items()
         }
-        roles = {"roles": found} if (found := self.merging.roles()) else {}
-        known = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), **roles}
-        return {**known, "inputs": inputs}
+        known = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain()}
+        return {**known, **self.merging.layout_changes(), "inputs": inputs}
 
     def describe(self) -> str:
         """See the base class."""

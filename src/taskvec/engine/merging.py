@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, final
 
-from taskvec import methods
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.roles import default_role
@@ -16,7 +16,7 @@ from taskvec.delta import BLOCK
 from taskvec.engine.device import CPU, device_of
 from taskvec.engine.folding import FoldJob, States, run_fold
 from taskvec.engine.runner import LocalRunner
-from taskvec.errors import NonFiniteError
+from taskvec.errors import ConvergenceError, NonFiniteError, SchemaError
 from taskvec.methods._method import MergeMethod, Place
 from taskvec.methods._parameters import Bound
 
@@ -74,7 +74,10 @@ class Merging:
         self._layout = layout or Layout.of(specs)
         self._runner = LocalRunner(threads)
         self._states: States = {}
-        for name in specs:
+        for name, spec in specs.items():
+            if self._layout[name].spec.shape != spec.shape:
+                what = f"tensor '{name}' is {spec}, and {self._layout[name].spec} in the layout."
+                raise SchemaError(what, "give the layout of this model.")
             method.check_at(bound.at(name))
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
@@ -84,7 +87,8 @@ class Merging:
 
     def place(self, name: str, start: int) -> Place:
         """What a method may know of a block."""
-        return Place(name, self.specs[name].shape, start, tuple(self.inputs))
+        shape, split = self.specs[name].shape, self._layout[name].split
+        return Place(name, shape, start, tuple(self.inputs), tuple(split.pieces(shape)) if split else ())
 
     def stack(self, name: str, start: int, stop: int) -> Any:
         """Entries [start, stop) of every input's `name`, as float32 (task, n); those of a base come first.
@@ -132,17 +136,17 @@ class Merging:
         for first in range(start - start % row, stop, size):
             last = min(first + size, stop + -stop % row)
             low, high = max(first, start), min(last, stop)
-            merged = self._block(name, first, last) if row <= BLOCK else self._held(name, first, last, high - low)
+            merged = self.block(name, first, last) if row <= BLOCK else self._held(name, first, last, high - low)
             total[low - start : high - start] += coefficient * merged[low - first : high - first]
 
     def _row(self, name: str) -> int:
         """How many entries the method must see together: 1, a slice of the first axis, or the whole tensor."""
-        acts_on, spec = self._acts_on(name), self.specs[name]
+        acts_on, spec = self.acts_on(name), self.specs[name]
         if acts_on == "element" or not spec.numel:
             return 1
         return spec.numel // spec.shape[0] if acts_on == "row" and spec.shape else spec.numel
 
-    def _acts_on(self, name: str) -> str:
+    def acts_on(self, name: str) -> str:
         """As `MergeMethod.acts_on`; a vector is one row, so that it must be seen whole."""
         method = self.method_for(name)
         acts_on = method.unit_of(self._bound(method, name))
@@ -154,7 +158,7 @@ class Merging:
             held = self._blocks.setdefault((name, first), _Held(last - first))
         with held.lock:
             if held.merged is None:
-                held.merged = self._block(name, first, last)
+                held.merged = self.block(name, first, last)
         with self._lock:
             held.unread -= entries
             if held.unread <= 0 and self._blocks.get((name, first)) is held:
@@ -199,7 +203,7 @@ class Merging:
             source.add_to(row, coefficient, name, start)
             total += spread[:, task] * row
 
-    def _block(self, name: str, start: int, stop: int) -> Any:
+    def block(self, name: str, start: int, stop: int) -> Any:
         """The merge of entries [start, stop), which are whole rows where the method acts on such; float64 (n,)."""
         method, spec = self.method_for(name), self.specs[name]
         block, base = self.parts(self.stack(name, start, stop))
@@ -211,29 +215,39 @@ class Merging:
             return compiled
         import torch
 
-        acts_on, row = self._acts_on(name), self._row(name)
+        acts_on, row = self.acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
-        with self._device or contextlib.nullcontext():  # what the method makes with as_tensor lies there, too
-            options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
-            merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
+        try:
+            with self._device or contextlib.nullcontext():  # what the method makes with as_tensor lies there, too
+                options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
+                merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
+        except ConvergenceError as error:
+            raise ConvergenceError(f"{method.name} of tensor '{name}': {error.fact}", error.fix) from error
         return merged.double().reshape(-1).cpu().numpy()
 
-    def roles(self) -> dict[str, str]:
-        """The roles that a layout file changed, which are part of what was asked for."""
-        return {n: p.role for n, p in self._layout.places.items() if p.role != default_role(p.spec)}
+    def layout_changes(self) -> dict[str, dict[str, str]]:
+        """What was asked for besides the default: roles, and splits where the method acts on matrices."""
+        places, splits = self._layout.places, self.method.elsewhere is not None
+        roles: dict[str, str] = {n: p.role for n, p in places.items() if p.role != default_role(p.spec)}
+        cut = {n: str(p.split) for n, p in places.items() if splits and p.split is not None}
+        return {key: found for key, found in (("roles", roles), ("splits", cut)) if found}
 
     def identity(self) -> tuple[object, ...]:
         """What decides the result besides the inputs, for resuming a run; devices differ in the last bit."""
-        return (self.method.name, self.bound.to_plain(), self.roles(), self._device_name)
+        return (self.method.name, self.bound.to_plain(), self.layout_changes(), self._device_name)
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""
-        if self.method.otherwise is None or self._layout[name].role == "matrix":
-            return self.method
-        return methods.get(self.method.otherwise)
+        return self.method.acting(self._layout[name], len(self.inputs))
 
     def _bound(self, method: MergeMethod, name: str) -> dict[str, Any]:
-        return (self.bound if method is self.method else method.bind({}, list(self.inputs))).at(name)
+        return (self.bound if method is self.method else self._others).at(name)
+
+    @functools.cached_property
+    def _others(self) -> Bound:
+        """The parameters of the method for tensors that are not matrices: those that it has, too."""
+        other = self.method.elsewhere or self.method
+        return other.bind(self.bound.only(other.parameters), list(self.inputs))
 
     def _state(self, name: str) -> Any:
         return self._states.get(name, self._states.get(None))

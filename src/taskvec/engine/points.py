@@ -172,9 +172,13 @@ class MergedSource(AbstractSource):
             origin = point.source.recipe(blank=blank)
             return origin or {"name": point.source.title(), "fingerprint": BLANK if blank else point.fingerprint()}
 
-        roles = {"roles": found} if (found := self.merging.roles()) else {}
-        method = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), **roles}
-        return {"base": of(self.donor), **method, "inputs": {n: of(p) for n, p in self.points.items()}}
+        method = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain()}
+        return {
+            "base": of(self.donor),
+            **method,
+            **self.merging.layout_changes(),
+            "inputs": {n: of(p) for n, p in self.points.items()},
+        }
 
     def describe(self) -> str:
         """See the base class."""

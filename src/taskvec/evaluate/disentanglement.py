@@ -7,13 +7,13 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from taskvec.errors import ParameterError, SchemaError
-from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.affine import affine
-from taskvec.evaluate.patch import resident
+from taskvec.evaluate.patch import deltas_of, resident
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scoring import Prepared, prepare
 from taskvec.evaluate.search import only
-from taskvec.suites import Suite, TextEncoder, logits_of
+from taskvec.suites import Encoder, Suite, logits_of
+from taskvec.suites.linearize import Derivative
 from taskvec.vector import TaskVector
 
 Predict = Callable[[str, float, float], Tensor]
@@ -63,12 +63,13 @@ class Disentanglement(Record):
 
 
 def disentanglement(
-    encoder: TextEncoder,
+    encoder: Encoder,
     vectors: Mapping[str, TaskVector],
     suite: Suite | Prepared,
     grid: Sequence[float],
     *,
     regime: Literal["standard", "linear"] = "standard",
+    derivative: Derivative = "forward",
     autocast: bool = False,
 ) -> Disentanglement:
     """ξ(α1, α2) = Σ_t P[prediction at α_t τ_t ≠ prediction at α1 τ1 + α2 τ2] over the inputs of the two tasks.
@@ -82,6 +83,7 @@ def disentanglement(
         suite: the suite of the two tasks, whose test inputs are used, or prepared inputs of these tasks at least.
         grid: values of both coefficients, e.g. 25 points in [−3, 3].
         regime: "linear" evaluates the model to first order, whatever the vectors were trained with.
+        derivative: of the linear regime; see `linearize`.
         autocast: run the standard forward in bfloat16.
 
     Raises:
@@ -95,7 +97,10 @@ def disentanglement(
     first, second = vectors
     prepared = prepare(encoder, suite, split="test", tasks=vectors) if isinstance(suite, Suite) else suite
     two = Prepared(suite=prepared.suite, split=prepared.split, tasks=only(prepared, (first, second)))
-    predict = _linear(encoder, two, vectors) if regime == "linear" else _standard(encoder, two, vectors, autocast)
+    if regime == "linear":
+        predict = _linear(encoder, two, vectors, derivative)
+    else:
+        predict = _standard(encoder, two, vectors, autocast)
     alone = {(t, a): predict(t, a if t == first else 0.0, a if t == second else 0.0) for t in vectors for a in grid}
     rows = []
     for a in grid:
@@ -108,14 +113,14 @@ def disentanglement(
     return Disentanglement(tasks=(first, second), regime=regime, rows=tuple(rows))
 
 
-def _linear(encoder: TextEncoder, two: Prepared, vectors: Mapping[str, TaskVector]) -> Predict:
-    found = affine(encoder, two, vectors)
+def _linear(encoder: Encoder, two: Prepared, vectors: Mapping[str, TaskVector], derivative: Derivative) -> Predict:
+    found = affine(encoder, two, vectors, derivative=derivative)
     by_name = {each.prepared.task.name: each for each in found.tasks}
     first, second = vectors
     return lambda task, a, b: by_name[task].predictions({first: a, second: b})
 
 
-def _standard(encoder: TextEncoder, two: Prepared, vectors: Mapping[str, TaskVector], autocast: bool) -> Predict:
+def _standard(encoder: Encoder, two: Prepared, vectors: Mapping[str, TaskVector], autocast: bool) -> Predict:
     deltas = {name: deltas_of(encoder, vector) for name, vector in vectors.items()}
     for name, delta in deltas.items():
         if not delta:

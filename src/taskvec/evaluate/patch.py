@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, UnknownName
+from taskvec.suites import Encoder
+from taskvec.vector import TaskVector
 
 Move = Callable[[float], None]
 
@@ -37,6 +39,12 @@ def resident(module: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[Move]:
         yield move
     finally:
         move(0)
+
+
+def deltas_of(encoder: Encoder, vector: TaskVector) -> dict[str, Tensor]:
+    """The deltas of the tensors that the encoder has, float32 (files may hold more, e.g. an unused pooler)."""
+    own = encoder.module.state_dict()
+    return {name: vector[name] for name in vector.names() if name in own and not vector.is_zero(name)}
 
 
 def _targets(module: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:

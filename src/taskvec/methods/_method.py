@@ -11,7 +11,11 @@ the annotations). Everything else a method needs is declared, so that the engine
                A method on either space that is given points and a base merges the displacements from the base
     folds      statistics to gather before the merge, in order; each sees the state of the one before (see `Fold`);
                or a function of the parameters that returns them
-    otherwise  the method for tensors whose role is not "matrix"
+    otherwise  the method for tensors whose role is not "matrix", and for matrices with fewer rows or columns than there
+               are tasks; it gets the parameters that it has, too
+    over       for a method that works on the merge of another one, which its parameter `method` names: a function of
+               that MergeMethod that refuses what does not fit and returns the fields in which the two together differ
+               from this one (see `_over`)
     least/most how many inputs it takes
     laws       what the contract suite holds the method to
     kernel     a compiled equivalent on NumPy blocks (T, n), tested against the function; None where it has none
@@ -42,6 +46,8 @@ from taskvec.methods._parameters import INJECTED, Bound, Parameter, parameters_o
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from taskvec.checkpoint import layout
+
 ActsOn = Literal["element", "row", "matrix", "tensor"]
 GramOf = Literal["tensor", "row", "column"]
 REQUIRED: Any = inspect.Parameter.empty
@@ -51,12 +57,23 @@ LAWS = frozenset({"permutation", "homogeneous", "zero", "idempotent", "additive"
 @final
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a block lies: what a method may know besides the numbers (it never sees a file, a model or a layout)."""
+    """Where a block lies: what a method may know besides the numbers (it never sees a file, a model or a layout).
+
+    `pieces` are the matrices that a fused one consists of, where it is to be cut. A method that acts on matrices is
+    called for each, and sees none; one that acts on whole tensors cuts itself.
+    """
 
     tensor: str
     shape: tuple[int, ...]
     start: int
     tasks: tuple[str, ...]
+    pieces: tuple[tuple[slice, slice], ...] = ()
+
+    def piece(self, number: int) -> Place:
+        """That of one of the matrices; it has a name of its own, so that random numbers differ."""
+        rows, columns = self.pieces[number]
+        m, n = (len(range(side)[cut]) for side, cut in zip(self.shape, (rows, columns), strict=True))
+        return Place(f"{self.tensor}[{number}]", (m, n), 0, self.tasks)
 
 
 @final
@@ -96,7 +113,7 @@ class MergeMethod:
     space: Literal["vector", "point", "either"]
     base: Literal["required", "optional", "none"]
     folds: Folds
-    otherwise: str | None
+    otherwise: str | MergeMethod | None
     least: int
     most: int | None
     parameters: Mapping[str, Parameter]
@@ -106,6 +123,17 @@ class MergeMethod:
     gram: Callable[..., GramOf | None] | None = None
     dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
+    over: Callable[[MergeMethod], Mapping[str, Any]] | None = None
+
+    @property
+    def elsewhere(self) -> MergeMethod | None:
+        """The method for tensors that are not matrices, where it is another one."""
+        return get(self.otherwise) if isinstance(self.otherwise, str) else self.otherwise
+
+    def acting(self, place: layout.Place, tasks: int) -> MergeMethod:
+        """The method for a tensor: that of `elsewhere`, if it is no matrix or has fewer rows or columns than tasks."""
+        other = self.elsewhere
+        return self if other is None or (place.role == "matrix" and place.short_side >= tasks) else other
 
     def folds_for(self, bound: Bound) -> tuple[Fold, ...]:
         """The folds to run, in order; they may depend on the parameters (a dialect has its own scope)."""
@@ -160,8 +188,26 @@ class MergeMethod:
         self, stacked: Tensor, *, state: Any = None, at: Place | None = None, base: Tensor | None = None, **bound: Any
     ) -> Tensor:
         """The merge of stacked tensors (task, *shape); `bound` comes from `bind(…).at(tensor)`."""
+        if at is not None and at.pieces and self.unit_of(bound) == "matrix":
+            return self._of_pieces(stacked, at, base, {"state": state, **bound})
         extra = {k: v for k, v in (("state", state), ("at", at), ("base", base)) if k in self.injected}
         return self.function(stacked, **bound, **extra)
+
+    def _of_pieces(self, stacked: Tensor, at: Place, base: Tensor | None, options: Mapping[str, Any]) -> Tensor:
+        """The merges of the matrices that a fused one consists of, put together."""
+        found = [
+            self(
+                stacked[:, rows, columns].contiguous(),
+                at=at.piece(number),
+                base=None if base is None else base[rows, columns],
+                **options,
+            )
+            for number, (rows, columns) in enumerate(at.pieces)
+        ]
+        merged = found[0].new_empty(*found[0].shape[:-2], *at.shape)
+        for piece, values in zip(at.pieces, found, strict=True):
+            merged[(..., *piece)] = values
+        return merged
 
 
 _methods: dict[str, MergeMethod] = {}
@@ -182,6 +228,7 @@ def merge_method(
     weigh: Callable[..., Any] | None = None,
     dialects: Mapping[str, Mapping[str, Any]] | None = None,
     check: Callable[..., None] | None = None,
+    over: Callable[[MergeMethod], Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Tensor]], MergeMethod]:
     """Register the decorated function; see the module's docstring.
 
@@ -197,7 +244,7 @@ def merge_method(
                 function=function, name=name, source=source, laws=frozenset(laws), acts_on=acts_on, space=space,
                 base=base, folds=folds, otherwise=otherwise, least=least, most=most,
                 parameters=parameters_of(function), injected=frozenset(k for k in INJECTED if k in keywords),
-                kernel=kernel, weigh=weigh, dialects=dialects or {}, check=check,
+                kernel=kernel, weigh=weigh, dialects=dialects or {}, check=check, over=over,
             )
         )  # fmt: skip
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from types import UnionType
@@ -90,6 +90,10 @@ class Parameter:
             if not isinstance(value, bool):
                 raise ParameterError(f"{where}={value!r} is not true or false.")
             return value
+        if self.kind is str:
+            if not isinstance(value, str) or not value:
+                raise ParameterError(f"{where}={value!r} is not a word.")
+            return value
         try:
             number = self.kind(value)
             whole = not isinstance(value, bool | str) and (self.kind is float or number == value)
@@ -173,6 +177,10 @@ class Bound:
                     f"give one value of {key} for the model (or one a task).",
                 )
         return self.at("")
+
+    def only(self, names: Container[str]) -> dict[str, Any]:
+        """The parameters among `names`, as they were given: for another method that has them, too."""
+        return {key: value for key, value in self.values.items() if key in names}
 
     def to_plain(self) -> dict[str, Any]:
         """The parameters as plain data, for recipes."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-import torch
 from torch import Tensor
+
+from taskvec.ops.spectral import decompose
 
 
 @final
@@ -24,7 +25,8 @@ def polar(columns: Tensor, *, tolerance: float = 1e-6) -> Polar:
 
     Columns that are linearly dependent (equal tasks) so share one direction, and no arbitrary one is made up.
     """
-    p, d, qh = torch.linalg.svd(columns.double(), full_matrices=False)
+    x = decompose(columns.double())
+    d = x.s
     kept = d > tolerance * d.amax() if d.numel() else d.bool()
     condition = float(d[kept].amax() / d[kept].amin()) if bool(kept.any()) else 1.0
-    return Polar(p[:, kept] @ qh[kept], int((~kept).sum()), condition)
+    return Polar(x.u[:, kept] @ x.v[:, kept].T, int((~kept).sum()), condition)

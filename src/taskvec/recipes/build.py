@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast, final
 
-from taskvec import methods
+from taskvec import methods, transforms
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.save import parse_size
@@ -14,8 +14,10 @@ from taskvec.checkpoint.source import TensorSpec
 from taskvec.edited import EditedSource
 from taskvec.engine.device import CPU, device_of
 from taskvec.engine.merge import merge
+from taskvec.engine.transform import transform
 from taskvec.errors import FormatError, ParameterError, SchemaError, UnknownName
 from taskvec.methods._method import MergeMethod
+from taskvec.methods._over import composed
 from taskvec.methods._parameters import Bound, PerTensor
 from taskvec.ops.dtypes import DTYPES, DType, dtype_of
 from taskvec.recipes import values
@@ -76,14 +78,17 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
     layout = _layout(recipe, donor)
     given = _parameters(recipe, method, [n for n, s in donor.specs.items() if s.dtype.moves])
     bound = _bound(recipe, method, given)
-    options = {"layout": layout, "threads": threads, "device": recipe.device or CPU, **given}
+    options: Any = {"layout": layout, "threads": threads, "device": recipe.device or CPU}
     scale = {"scale": recipe.scale} if "scale" not in given else {}
     if points:
-        result = merge(method, inputs, base=None if method.base == "none" else sources.base, **options)
+        result = merge(method, inputs, base=None if method.base == "none" else sources.base, **options, **given)
     else:
         base = cast("Checkpoint", sources.base)
         _check_bases(base, inputs)
-        result = base + merge(method, inputs, **scale, **options)
+        vectors = inputs
+        for name, values_of_step in recipe.steps:
+            vectors = transform(name, vectors, **options, **values_of_step)
+        result = base + merge(method, vectors, **scale, **options, **given)
     return Prepared(recipe, method, sources.base, inputs, layout, bound, dtype, result)
 
 
@@ -92,12 +97,25 @@ def _method(recipe: Recipe) -> MergeMethod:
         method = methods.get(recipe.method)
     except UnknownName as error:
         raise recipe.refusal(("method",), error.fact, error.fix) from error
-    for i, name in enumerate(recipe.transforms):
-        fix = "leave transforms out: none is registered."
-        raise recipe.refusal(("transforms", i), f"no transform is named '{name}'", fix)
+    try:
+        method = composed(method, recipe.parameters)
+    except (UnknownName, ParameterError) as error:
+        raise recipe.refusal(("parameters", "method"), error.fact, error.fix) from error
+    _check_transforms(recipe, method)
     if recipe.scale is not None and method.space == "point" and "scale" not in method.parameters:
         raise recipe.refusal(("scale",), f"{method.name} merges points, which have no scale", "leave scale out.")
     return method
+
+
+def _check_transforms(recipe: Recipe, method: MergeMethod) -> None:
+    for i, (name, given) in enumerate(recipe.steps):
+        try:
+            transforms.get(name).method.bind(given, list(recipe.inputs))
+        except (UnknownName, ParameterError) as error:
+            raise recipe.refusal(("transforms", i), error.fact, error.fix) from error
+    if recipe.transforms and (method.space == "point" or recipe.base is None):
+        fix = "leave transforms out, or give the base and a method on task vectors."
+        raise recipe.refusal(("transforms",), f"transforms are of task vectors, and {method.name} merges points", fix)
 
 
 def _check_output(recipe: Recipe) -> DType | None:

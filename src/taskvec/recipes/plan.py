@@ -9,7 +9,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from taskvec import methods
 from taskvec.adapters.lora import LoraDelta
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.durable import replace_durably
@@ -129,14 +128,14 @@ def _acting(prepared: Prepared, name: str) -> MergeMethod | None:
     source = prepared.checkpoint.source
     if place.role == "skip" or (isinstance(source, EditedSource) and source.vector.is_zero(name)):
         return None
-    otherwise = prepared.method.otherwise
-    return prepared.method if otherwise is None or place.role == "matrix" else methods.get(otherwise)
+    return prepared.method.acting(place, len(prepared.tasks))
 
 
 def _parameters(prepared: Prepared, method: MergeMethod | None, name: str) -> dict[str, Any]:
     if method is None:
         return {}
-    return (prepared.bound if method is prepared.method else method.bind({}, prepared.tasks)).at(name)
+    bound = prepared.bound
+    return (bound if method is prepared.method else method.bind(bound.only(method.parameters), prepared.tasks)).at(name)
 
 
 def _work(prepared: Prepared, spec: TensorSpec, method: MergeMethod | None, name: str) -> Acting:
@@ -202,6 +201,8 @@ def _unchecked(prepared: Prepared) -> Iterator[str]:
     recorded = [leaf for leaf in _leaves(prepared) if leaf.base is not None and not isinstance(leaf, Difference)]
     if base is not None and recorded and base.fingerprints.known() is None:
         yield "whether the vectors were cut from this base: its fingerprint is not in the cache"
+    if prepared.recipe.transforms:
+        yield "what the transforms take: memory and time are those of the merge"
     yield "NaN and Inf in the inputs: found while reading"
     if any(not s.dtype.moves for s in prepared.checkpoint.specs.values()):
         yield "whether tensors that cannot move are equal in all inputs: found while reading"

@@ -29,7 +29,7 @@ _WANTED = {
     "scale": "a finite number",
     "dialect": "the name of a dialect",
     "seed": "an integer from 0",
-    "transforms": "a list of names",
+    "transforms": "a list of names, or of tables NAME: {PARAMETER: VALUE}",
     "dtype": "the name of a dtype, e.g. bfloat16",
     "shard_size": "a size like 5GB",
     "layout": "the path of a layout file",
@@ -57,7 +57,7 @@ class Recipe(BaseModel):
     scale: float | None = None
     dialect: str | None = None
     seed: int | None = None
-    transforms: tuple[str, ...] = ()
+    transforms: tuple[Any, ...] = ()
     dtype: str | None = None
     shard_size: str | int | None = None
     layout: str | None = None
@@ -73,7 +73,7 @@ class Recipe(BaseModel):
     @field_validator("transforms", mode="before")
     @classmethod
     def _listed(cls, given: Any) -> Any:
-        return tuple(given) if isinstance(given, list) else given
+        return tuple(_step(step, i) for i, step in enumerate(given)) if isinstance(given, list | tuple) else given
 
     @field_validator("inputs", mode="before")
     @classmethod
@@ -138,6 +138,11 @@ class Recipe(BaseModel):
             raise _translated((unknown or found)[0], marks) from None
         recipe._folder, recipe._marks = folder, marks
         return recipe
+
+    @property
+    def steps(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """The transforms in order, each with its parameters."""
+        return [(step, {}) if isinstance(step, str) else next(iter(step.items())) for step in self.transforms]
 
     @property
     def folder(self) -> Path | None:
@@ -277,6 +282,15 @@ def _source(given: Any, where: Where) -> str:
     if not isinstance(given, str | Path) or not str(given).strip():
         raise Misfit(where, f"a source must be a path or a name, and is {kind_of(given)}", "write it in quotes.")
     return str(given)
+
+
+def _step(given: Any, i: int) -> Any:
+    """The name of a transform, or a table of one name and its parameters."""
+    table = isinstance(given, Mapping) and len(given) == 1 and isinstance(next(iter(given.values())), Mapping)
+    if not table and not isinstance(given, str):
+        what = f"transforms must be {_WANTED['transforms']}, and one is {kind_of(given)}"
+        raise Misfit((i,), what, "write - NAME lines, or - NAME: {PARAMETER: VALUE}.")
+    return given if isinstance(given, str) else {str(name): dict(values) for name, values in given.items()}
 
 
 def _read_own(document: Document) -> Recipe:

@@ -13,6 +13,9 @@ from taskvec.suites.head import class_name_head as class_name_head
 from taskvec.suites.head import heads_of as heads_of
 from taskvec.suites.linearize import Linearized as Linearized
 from taskvec.suites.linearize import LinearizedEncoder as LinearizedEncoder
+from taskvec.suites.modules import ModuleEncoder as ModuleEncoder
+from taskvec.suites.named import SUITES as SUITES
+from taskvec.suites.named import suite_named as suite_named
 from taskvec.suites.task import Split as Split
 from taskvec.suites.task import Suite as Suite
 from taskvec.suites.task import Task as Task

@@ -27,16 +27,14 @@ def docs8(*, base: str | None = None) -> Suite:
         ParameterError: a library is not installed, or its installed version lacks an area.
     """
     everything = [each for library in LIBRARIES for texts in area_docstrings(library).values() for each in texts]
+    others = (_library_task(everything), _kind_task(everything))
     return Suite(
         name="docs8",
         base=base or base_source(),
-        tasks=(
-            *(area_task(library) for library in LIBRARIES),
-            _library_task(everything),
-            _kind_task(everything),
-        ),
+        tasks=(*(area_task(library) for library in LIBRARIES), *others),
         temperature=TEMPERATURE,
         versions={library.distribution: version_of(library.distribution) for library in LIBRARIES},
+        controls=others,
     )
 
 

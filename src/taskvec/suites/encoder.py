@@ -3,19 +3,19 @@
 import contextlib
 import copy
 import importlib.util
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, final
+from typing import Any, Protocol, Self, TypeVar, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.errors import DestinationError, FormatError, NonFiniteError, ParameterError, SchemaError
+from taskvec.errors import FormatError, NonFiniteError, ParameterError, SchemaError
 from taskvec.suites.folder import complete_folder
+from taskvec.suites.staged import staged_folder
 
 Batch = Mapping[str, Tensor]
 """The module's keyword arguments for one batch; the first axis of each is the batch."""
@@ -49,6 +49,10 @@ class Encoder(Protocol):
         """L2-normalized features, without gradients."""
         ...
 
+    def embed(self, phrases: Sequence[str]) -> Float[Tensor, "phrase dim"]:
+        """Unit vectors of class phrases, in the space of the features; refuses where the model reads no texts."""
+        ...
+
     def save(self, folder: str | Path) -> Path:
         """Writes the model as its own ecosystem stores it, under the tensor names it was opened with."""
         ...
@@ -78,9 +82,9 @@ class TextEncoder:
             FormatError: the source is neither a folder with a model nor a hub id that can be fetched.
             ParameterError: transformers is not installed, or the tokenizer cannot pad.
         """
-        transformers = _transformers()
+        transformers = transformers_library()
         folder = folder_of(base_source() if source is None else source)
-        with _quiet(transformers):
+        with quiet(transformers):
             try:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
                 module, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
@@ -118,14 +122,11 @@ class TextEncoder:
         Raises:
             NonFiniteError: a feature is not finite, e.g. because the model's files lack a tensor.
         """
-        with torch.inference_mode():
-            features = self.features(self.batch(inputs)).float()
-        if not features.isfinite().all():
-            raise NonFiniteError(
-                f"the model at '{self.folder}' gives features that are not finite.",
-                "check that its files hold every tensor of the architecture.",
-            )
-        return nn.functional.normalize(features, dim=-1)
+        return unit_features(self, inputs, f"the model at '{self.folder}'")
+
+    def embed(self, phrases: Sequence[str]) -> Float[Tensor, "phrase dim"]:
+        """Class phrases are texts like any other."""
+        return self.encode(phrases)
 
     def duplicate(self) -> Self:
         """The same encoder with a deep copy of the module; the tokenizer is shared."""
@@ -137,24 +138,7 @@ class TextEncoder:
         Raises:
             SchemaError: a tensor of the module is missing, has another shape, or `weights` moves what the module lacks.
         """
-        own = self.module.state_dict()
-        for name, tensor in own.items():
-            spec = weights.specs.get(weights.source.ties.get(name, name))
-            if spec is None or spec.shape != tensor.shape:
-                raise SchemaError(
-                    f"the encoder needs '{name}' with shape {tuple(tensor.shape)}; "
-                    f"in {weights.source.describe()} it is {spec or 'missing'}.",
-                    "give weights of the suite's base model, or fine-tuned from it.",
-                )
-        for name, spec in weights.specs.items():
-            if name not in own and spec.dtype.moves:
-                raise SchemaError(
-                    f"{weights.source.describe()} has the tensor '{name}', which the encoder does not have.",
-                    "give weights of the suite's base model, or fine-tuned from it.",
-                )
-        copied = self.duplicate()
-        copied.module.load_state_dict({name: weights[name] for name in own})
-        return copied
+        return with_weights(self, weights)
 
     def save(self, folder: str | Path) -> Path:
         """Writes an ordinary Hugging Face folder whose tensors have the names of the files it was opened from.
@@ -165,18 +149,56 @@ class TextEncoder:
             DestinationError: `folder` exists already.
             SchemaError: a tensor would be written under a name that the original files do not have.
         """
-        folder = Path(folder)
-        if folder.exists():
-            raise DestinationError(f"'{folder}' exists already.", "choose another folder or remove it.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            partial = Path(scratch) / folder.name
-            with _quiet(_transformers()):
-                self.module.save_pretrained(partial)  # type: ignore[operator]  # a PreTrainedModel
-                self.tokenizer.save_pretrained(partial)
+        with staged_folder(Path(folder)) as partial, quiet(transformers_library()):
+            self.module.save_pretrained(partial)  # type: ignore[operator]  # a PreTrainedModel
+            self.tokenizer.save_pretrained(partial)
             complete_folder(partial, self.folder)
-            partial.rename(folder)
-        return folder
+        return Path(folder)
+
+
+AnEncoder = TypeVar("AnEncoder", bound=Encoder)
+
+
+def unit_features(encoder: Encoder, inputs: Sequence[str], what: str) -> Float[Tensor, "batch dim"]:
+    """L2-normalized features of a few inputs, without gradients; `what` names the model in a refusal.
+
+    Raises:
+        NonFiniteError: a feature is not finite.
+    """
+    with torch.inference_mode():
+        features = encoder.features(encoder.batch(inputs)).float()
+    if not features.isfinite().all():
+        raise NonFiniteError(
+            f"{what} gives features that are not finite.",
+            "check that its files hold every tensor of the architecture.",
+        )
+    return nn.functional.normalize(features, dim=-1)
+
+
+def with_weights(encoder: AnEncoder, weights: Checkpoint) -> AnEncoder:
+    """A copy of the encoder that holds the tensors of `weights`, by name.
+
+    Raises:
+        SchemaError: a tensor of the module is missing, has another shape, or `weights` moves what the module lacks.
+    """
+    own = encoder.module.state_dict()
+    for name, tensor in own.items():
+        spec = weights.specs.get(weights.source.ties.get(name, name))
+        if spec is None or spec.shape != tensor.shape:
+            raise SchemaError(
+                f"the encoder needs '{name}' with shape {tuple(tensor.shape)}; "
+                f"in {weights.source.describe()} it is {spec or 'missing'}.",
+                "give weights of the suite's base model, or fine-tuned from it.",
+            )
+    for name, spec in weights.specs.items():
+        if name not in own and spec.dtype.moves:
+            raise SchemaError(
+                f"{weights.source.describe()} has the tensor '{name}', which the encoder does not have.",
+                "give weights of the suite's base model, or fine-tuned from it.",
+            )
+    copied = encoder.duplicate()
+    copied.module.load_state_dict({name: weights[name] for name in own})
+    return copied
 
 
 def base_source() -> str:
@@ -209,7 +231,12 @@ def folder_of(source: str | Path) -> Path:
         ) from error
 
 
-def _transformers() -> Any:
+def transformers_library() -> Any:
+    """The library, or the refusal that says how to install it.
+
+    Raises:
+        ParameterError: transformers is not installed.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -220,7 +247,7 @@ def _transformers() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """No progress bars of transformers inside; their previous state afterwards."""
     logging = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()

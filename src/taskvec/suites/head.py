@@ -32,12 +32,12 @@ def class_name_head(encoder: Encoder, task: Task, *, temperature: float) -> Head
     """The head of `task` in the space of `encoder`, which should be the base that the fine-tunes start from.
 
     Raises:
-        ParameterError: the temperature is not positive.
+        ParameterError: the temperature is not positive, or the encoder reads no texts.
         NonFiniteError: an embedding is not finite.
     """
     if not 0 < temperature < torch.inf:
         raise ParameterError(f"temperature={temperature} is not a positive number.")
-    embeddings = encoder.encode(task.phrases).clone()
+    embeddings = encoder.embed(task.phrases).clone()
     return Head(embeddings / embeddings.norm(dim=-1, keepdim=True), temperature)
 
 

@@ -9,6 +9,7 @@ from typing import Any, final
 import numpy as np
 
 from taskvec.methods import MergeMethod
+from taskvec.methods._over import composed
 from taskvec.testing.adversarial import Stacks, named
 from taskvec.testing.evaluation import (
     RTOL,
@@ -54,7 +55,7 @@ class _Trial:
         check_close(found, expected, rows, what=f"{self.method.name} {what}", rtol=self.rtol, entrywise=entrywise)
 
 
-def check_law(method: str | MergeMethod, law: str, stacks: Stacks, *, rtol: float = RTOL, **parameters: Any) -> None:
+def check_law(method: str | MergeMethod, law: str, stacks: Stacks, /, *, rtol: float = RTOL, **parameters: Any) -> None:
     """Hold a method to one law on one input; where it takes vectors and points, on both.
 
         permutation   the order of the tasks makes no difference; for a method with a `seed`, that of named tasks
@@ -132,14 +133,14 @@ _LAWS: dict[str, Callable[[_Trial], None]] = {
 
 
 def check_reference(
-    method: str | MergeMethod, reference: Reference, stacks: Stacks, *, rtol: float = RTOL, **parameters: Any
+    method: str | MergeMethod, reference: Reference, stacks: Stacks, /, *, rtol: float = RTOL, **parameters: Any
 ) -> None:
     """Compare a method with its float64 reference on one input; where it takes vectors and points, on both.
 
     Raises:
         ContractError: they differ.
     """
-    it = chosen(method)
+    it = composed(chosen(method), parameters)
     for points in spaces(it):
         rows = fit(it, stacks, points=points)
         extra = int(has_base(it, points))

@@ -59,6 +59,7 @@ def spread(parameters: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any
 def evaluate(
     method: str | MergeMethod,
     stacks: Stacks,
+    /,
     *,
     tasks: Sequence[str] | None = None,
     points: bool = False,

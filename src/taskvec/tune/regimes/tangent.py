@@ -28,7 +28,9 @@ def tangent(encoder: Encoder, settings: Settings) -> Run:
 
     return Run(
         parameters=tau,
-        features=lambda batch: first_order(lambda w: encoder.features(batch, params=w), point, tau),
+        features=lambda batch: first_order(
+            lambda w: encoder.features(batch, params=w), point, tau, derivative=settings.derivative
+        ),
         delta=delta,
         finish=lambda: added(encoder, delta()),
     )

@@ -1,0 +1,156 @@
+"""Local energy: do the kernel's eigenfunctions that represent a task live on the task's inputs (arXiv:2305.12827)?"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from taskvec.errors import ParameterError, SchemaError
+from taskvec.evaluate.ntk import kernel_of
+from taskvec.evaluate.patch import deltas_of
+from taskvec.evaluate.record import Record
+from taskvec.evaluate.scoring import PreparedTask
+from taskvec.ops.krylov import Eigenpairs
+from taskvec.suites import Bucketed, Encoder
+from taskvec.vector import TaskVector
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Localization(Record):
+    """Mean local energy on the inputs of a task and of a control, with standard errors.
+
+    The eigenfunctions have unit norm over both sets together, so `uniform`, selected / inputs, is what either mean
+    would be if they lived everywhere alike. `share` is the part of the task's function that the selected ones hold.
+    """
+
+    task: str
+    control: str
+    on_task: float
+    on_task_stderr: float
+    on_control: float
+    on_control_stderr: float
+    uniform: float
+    selected: int
+    share: float
+    eigenvalues: tuple[float, ...]
+    residual: float
+
+    @property
+    def ratio(self) -> float:
+        """Energy on the task over energy on the control; 1 where the task is not local."""
+        return self.on_task / self.on_control if self.on_control else math.inf
+
+    def plain(self) -> dict[str, Any]:
+        """All fields and the ratio."""
+        return {**asdict(self), "ratio": self.ratio}
+
+
+def local_energy(
+    functions: Float[Tensor, "count input out"], chosen: Bool[Tensor, " count"]
+) -> Float[Tensor, " input"]:
+    """E(x) = Σ_ρ ‖φ_ρ(x)‖² over the chosen eigenfunctions; k for every x if they are a complete basis."""
+    return functions[chosen].square().sum(dim=(0, 2))
+
+
+def representing(
+    pairs: Eigenpairs, target: Float[Tensor, "size *out"], *, threshold: float
+) -> tuple[Bool[Tensor, " count"], float]:
+    """The fewest eigenvectors that hold `threshold` of ‖target‖² (all columns), and the share that they hold.
+
+    All of them if they hold less together.
+
+    Raises:
+        ParameterError: the target is zero, or the threshold is outside (0, 1].
+    """
+    if not 0 < threshold <= 1:
+        raise ParameterError(f"threshold={threshold} is outside (0, 1].")
+    target = target.double().reshape(len(pairs.vectors), -1)
+    whole = float(target.square().sum())
+    if whole == 0.0:
+        raise ParameterError("the function that the eigenfunctions should represent is zero everywhere.")
+    parts = (pairs.vectors.T @ target).square().sum(dim=1) / whole
+    order = parts.argsort(descending=True, stable=True)
+    held = parts[order].cumsum(0)
+    last = min(int((held < threshold).sum()), len(order) - 1)
+    chosen = torch.zeros(len(order), dtype=torch.bool)
+    chosen[order[: last + 1]] = True
+    return chosen, float(held[last])
+
+
+def localization(
+    encoder: Encoder,
+    vector: TaskVector | Mapping[str, Tensor],
+    task: PreparedTask,
+    control: PreparedTask,
+    *,
+    count: int = 32,
+    threshold: float = 0.9,
+    projection: Float[Tensor, "dim out"] | None = None,
+    trace: bool = False,
+    tolerance: float = 1e-3,
+    budget: int | None = None,
+    seed: int = 0,
+) -> Localization:
+    """Local energy of the eigenfunctions that represent a task, on its inputs and on those of a control.
+
+    The kernel is that of the parameters which the vector moves, on both sets of inputs together. The task's function is
+    J(x) τ on its inputs and 0 on the control's. The paper leaves open how outputs become one kernel, how many inputs
+    and which rule selects; here: `projection` or `trace`, the inputs that are given, and the fewest eigenfunctions
+    that hold `threshold` of the function's squared norm.
+
+    Args:
+        encoder: the model at θ0.
+        vector: τ of the task, or its tensors by name.
+        task: its inputs.
+        control: other inputs.
+        count: how many eigenfunctions are computed.
+        threshold: see above.
+        projection: see `kernel_of`.
+        trace: the n × n kernel summed over outputs instead; k times the cost.
+        tolerance: of the eigenpairs, as in `largest_eigenpairs`.
+        budget: as there.
+        seed: as there.
+
+    Raises:
+        SchemaError: the vector moves nothing of the model. ParameterError: see `kernel_of` and `representing`.
+    """
+    delta = deltas_of(encoder, vector) if isinstance(vector, TaskVector) else dict(vector)
+    if not delta:
+        raise SchemaError("the vector moves no tensor of the model.", "give a vector of this model.")
+    kernel = kernel_of(encoder, joined(task.inputs, control.inputs), names=delta, projection=projection)
+    n = len(task.labels)
+    target = kernel.push(delta)
+    target[n:] = 0.0
+    size = len(target) if trace else target.numel()
+    pairs = kernel.eigenpairs(min(count, size), trace=trace, tolerance=tolerance, budget=budget, seed=seed)
+    chosen, share = representing(pairs, target if trace else target.flatten(), threshold=threshold)
+    energy = local_energy(pairs.vectors.T.reshape(len(chosen), len(target), -1), chosen)
+    means = [(float(part.mean()), _stderr(part)) for part in (energy[:n], energy[n:])]
+    return Localization(
+        task=task.task.name,
+        control=control.task.name,
+        on_task=means[0][0],
+        on_task_stderr=means[0][1],
+        on_control=means[1][0],
+        on_control_stderr=means[1][1],
+        uniform=int(chosen.sum()) / len(energy),
+        selected=int(chosen.sum()),
+        share=share,
+        eigenvalues=tuple(pairs.values.tolist()),
+        residual=float(pairs.residuals.max() / pairs.values.max()),
+    )
+
+
+def joined(first: Bucketed, second: Bucketed) -> Bucketed:
+    """The batches of both, those of `second` counted on from the last position of `first`."""
+    offset = sum(len(positions) for positions in first.positions)
+    return Bucketed(first.batches + second.batches, first.positions + tuple(p + offset for p in second.positions))
+
+
+def _stderr(values: Tensor) -> float:
+    return float(values.std(correction=0)) / math.sqrt(len(values))
