@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import yaml
+from mergekit.merge_methods import registered_methods
 from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "mergekit"
@@ -93,7 +94,8 @@ CASES: dict[str, Case] = {
     "task_arithmetic": ("task_arithmetic", "base+abc", {}, THREE),
     "task_arithmetic_mean": ("task_arithmetic", "base+abc", {"normalize": True, "lambda": 0.6}, SIGNED),
     "ties": ("ties", "base+abc", {}, EACH),
-    "ties_sum": ("ties", "base+abc", {"normalize": False, "lambda": 0.7, "int8_mask": True}, {**SIGNED, "density": 0.5}),
+    "ties_sum": (
+        "ties", "base+abc", {"normalize": False, "lambda": 0.7, "int8_mask": True}, {**SIGNED, "density": 0.5}),
     "breadcrumbs": ("breadcrumbs", "base+abc", {}, {**HALF, "gamma": 0.1}),
     "breadcrumbs_mean": (
         "breadcrumbs", "base+abc", {"normalize": True, "lambda": 1.3}, {**THREE, "density": 0.9, "gamma": 0.3}),
@@ -191,6 +193,7 @@ def main() -> None:
     """Write inputs, outputs and cases.json."""
     torch.set_num_threads(1)
     told: dict[str, Any] = {"mergekit": metadata.version("mergekit"), "seeds": SEEDS, "cases": {}, "random": {}}
+    told["methods"] = sorted(method.spec.name for method in registered_methods())
     GOLDEN.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for variant, (kind, dtypes) in VARIANTS.items():

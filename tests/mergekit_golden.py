@@ -14,6 +14,7 @@ from taskvec import methods
 FOLDER = Path(__file__).parent / "golden" / "mergekit"
 TOLD = json.loads((FOLDER / "cases.json").read_text())
 CASES, RANDOM, SEEDS = TOLD["cases"], TOLD["random"], TOLD["seeds"]
+METHODS = set(TOLD["methods"])  # all that mergekit has
 MODELS = ("base", "a", "b", "c")
 NAMES = {"weight": "coefficients", "lambda": "scale", "normalize_weights": "normalize", "select_topk": "density"}
 IGNORED = {"int8_mask"}  # changes no result in mergekit either
