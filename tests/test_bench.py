@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ from cli_cases import ENVIRONMENT, call, called_json, process, refused
 from taskvec.bench import Bench, BenchSettings, bench
 from taskvec.bench.run import summary_of
 from taskvec.bench.settings import pairs_of
-from taskvec.errors import ParameterError, UnknownName
+from taskvec.bench.tuned import known_settings
+from taskvec.errors import ParameterError, TimeLimit, UnknownName
 from taskvec.evaluate import Record, addition, affine, compression, evaluate, negation, own_scores, prepare
 from taskvec.suites import Suite, TextEncoder, heads_of, suite_named
 from taskvec.suites.text_suites import TEXT8
-from taskvec.tune import Step
+from taskvec.tune import Settings, Step
 from tiny_text import open_tiny, tiny_suite, word_task, write_tables, write_tiny_encoder
 
 SMALL = BenchSettings(
@@ -99,6 +100,9 @@ def test_each_piece_says_what_the_protocol_says(ran: Bench, suite: Suite, tmp_pa
     assert (found["negation"]["target"], found["negation"]["control"]) == (without.target, without.control)
     expected_map = tv.disentanglement(encoder, vectors, test, SMALL.grid, autocast=True)  # type: ignore[arg-type]
     assert found["disentanglement"] == [as_read(expected_map)]
+    analysis = tv.analyze(vectors, ["gram", "sti", "energy"])  # type: ignore[operator]
+    assert found["analysis"].items() >= as_read(analysis).items()
+    assert found["analysis"]["meanings"] == dict(analysis.meanings)
 
 
 def test_what_cannot_merge_is_left_out_with_the_reason(ran: Bench) -> None:
@@ -216,7 +220,7 @@ def test_a_task_that_takes_too_long_is_refused_and_goes_on_later(ran: Bench, sui
         if step.step == 27:
             time.sleep(0.2)
 
-    with pytest.raises(ParameterError, match=r"of 'color' took longer than 0\.1 seconds, at step \d+ of 30"):
+    with pytest.raises(TimeLimit, match=r"of 'color' was at step \d+ of 30 when its 0\.1 s were over"):
         run(suite, tmp_path, replace(SMALL, time_limit=0.1), progress=slow)
     assert run(suite, tmp_path).to_json() == ran.to_json()
 
@@ -227,6 +231,7 @@ def test_a_task_that_takes_too_long_is_refused_and_goes_on_later(ran: Bench, sui
         ({"seeds": ()}, "seeds=[]"),
         ({"seeds": (1, 1)}, "seeds=[1, 1]"),
         ({"limit": 0}, "limit=0"),
+        ({"validation": 0}, "validation=0"),
         ({"refine": -1}, "refine=-1"),
         ({"pairs": -1}, "pairs=-1"),
         ({"map_limit": 0}, "map_limit=0"),
@@ -263,6 +268,13 @@ def test_the_learning_rate_is_the_suites_unless_it_is_given() -> None:
     assert BenchSettings().tuning(0, {"standard": 7e-5}).learning_rate == 7e-5
     assert BenchSettings(regime="lora").tuning(0, {"standard": 7e-5}).learning_rate == 2e-4
     assert BenchSettings(learning_rate=1e-3).tuning(4, {"standard": 7e-5}).seed == 4
+
+
+def test_a_setting_that_came_later_keeps_the_keys_of_earlier_runs() -> None:
+    settings = Settings()
+    assert "derivative" not in known_settings(settings)
+    assert known_settings(replace(settings, derivative="central"))["derivative"] == "central"
+    assert known_settings(settings).keys() == {field.name for field in fields(settings)} - {"derivative"}
 
 
 def test_pairs_are_neighbors(suite: Suite) -> None:
@@ -354,6 +366,19 @@ def test_one_task_without_a_control_has_no_negation(suite: Suite, tmp_path: Path
     assert found["negation"] == {"negation": []}
     assert found["skipped"] == {"negation": "there is no control for the negation of 'color'."}
     assert found["disentanglement"] == []
+    assert "sti" not in found["analysis"], "it compares two"
+
+
+def test_targets_are_some_of_the_tasks_and_validation_texts_are_no_more_than_test_texts(
+    suite: Suite, tmp_path: Path
+) -> None:
+    settings = replace(SMALL, methods=("average",), codecs={}, pairs=0, targets=("animal",), limit=20, validation=10)
+    found = run(suite, tmp_path, settings)
+    assert [row["target"] for row in found.runs[0]["negation"]["negation"]] == ["animal"]
+    assert {row["n"] for row in found.runs[0]["tuned"]["rows"]} == {20}
+    assert (found.suite["validation"], replace(settings, limit=5).chosen_on) == (10, 5)
+    wrong = run(suite, tmp_path, replace(settings, targets=("animals",)))
+    assert wrong.runs[0]["skipped"] == {"negation": "suite 'tiny' has no task 'animals'."}
 
 
 def test_the_encoder_has_its_weights_back(ran: Bench, suite: Suite) -> None:

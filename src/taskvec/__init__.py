@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taskvec import suites as suites
     from taskvec import transforms as transforms
     from taskvec import tune as tune
+    from taskvec.basis.basis import Basis as Basis
     from taskvec.basis.certificates import certificate as certificate
     from taskvec.engine.merge import merge as merge
     from taskvec.engine.transform import transform as transform
@@ -42,6 +43,7 @@ __version__ = "0.1.0.dev0"
 
 # Public names whose modules import torch or transformers, or are not needed by everyone: loaded at first use.
 _LAZY = {
+    "Basis": "taskvec.basis",
     "Gram": "taskvec.gramian",
     "Plan": "taskvec.recipes.plan",
     "Recipe": "taskvec.recipes.recipe",

@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from taskvec.basis.algebra import Matrix, norms_of, root
+from taskvec.basis.algebra import Matrix, best_decoder, norms_of, root
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.vector import TaskVector
 
-Online = Literal["reconstructions", "members", "nearest", "fixed"]
+Online = Literal["recovered", "members", "nearest"]
 Build = Callable[..., "list[TaskVector] | None"]
 
 
@@ -78,12 +78,16 @@ class Problem:
 @final
 @dataclass(frozen=True, eq=False, slots=True)
 class Codes:
-    """A solver's answer: bases Σ_j encoder[j, m] v_j, tasks v_j ≈ Σ_m decoder[m, j] s_m, and what to report."""
+    """A solver's answer: bases Σ_j encoder[j, m] v_j, tasks v_j ≈ Σ_m decoder[m, j] s_m, and what to report.
+
+    `refit`: the vectors are made without the tasks, so that the decoder has to wait for their inner products.
+    """
 
     encoder: Matrix
     decoder: Matrix
     report: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    refit: bool = False
 
 
 @final
@@ -91,9 +95,9 @@ class Codes:
 class Solver:
     """A registered solver.
 
-    `online` says how a task is added later: the solver again, on the tasks as they are reconstructed; on the vectors
-    kept and the new one; the nearest vector moves; or the vectors stay. `build` makes basis vectors that are not
-    linear combinations of the tasks (None: they are).
+    `online` says how a task is added later: the solver again, on the tasks as they are recovered; on the vectors kept
+    and the new one; or the nearest vector moves. Vectors made without the tasks stay. `build` makes basis vectors that
+    are not linear combinations of the tasks (None: they are).
     """
 
     name: str
@@ -119,7 +123,7 @@ _solvers: dict[str, Solver] = {}
 
 
 def solver(
-    *, source: str, online: Online = "reconstructions", build: Build | None = None
+    *, source: str, online: Online = "recovered", build: Build | None = None
 ) -> Callable[[Callable[..., Codes]], Callable[..., Codes]]:
     """Decorator: register `solve(problem, *, option=…)` under the function's name (without a trailing underscore)."""
 
@@ -152,8 +156,12 @@ def get(name: str) -> Solver:
     return _solvers[name]
 
 
-def one_hot(members: Sequence[int], tasks: int) -> Matrix:
-    """The encoder (task, size) that keeps these tasks as they are."""
-    out = torch.zeros(tasks, len(members), dtype=torch.float64)
-    out[list(members), range(len(members))] = 1.0
-    return out
+def keeping(problem: Problem, members: Sequence[int], report: Mapping[str, Any]) -> Codes:
+    """These tasks as they are, and the others by least squares."""
+    at, each = list(members), range(len(members))
+    encoder = torch.zeros(len(problem.gram), len(at), dtype=torch.float64)
+    encoder[at, each] = 1.0 / problem.scales[at]
+    decoder = best_decoder(problem.factor, encoder)
+    decoder[:, at] = 0.0
+    decoder[each, at] = problem.scales[at]
+    return Codes(encoder, decoder, {"members": at, **report})

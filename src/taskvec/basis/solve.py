@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,4 +40,4 @@ def solve(
     problem = Problem.of(gram, size, weights=weights, totals=totals, normalize=normalize)
     codes = chosen.solve(problem, **options)
     encoder, decoder = codes.encoder * problem.scales[:, None], codes.decoder / problem.scales[None, :]
-    return Codes(encoder, decoder, codes.report, codes.notes)
+    return replace(codes, encoder=encoder, decoder=decoder)

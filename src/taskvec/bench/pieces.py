@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from taskvec import methods
+from taskvec import __version__, analyze, methods
 from taskvec.bench.settings import pairs_of
 from taskvec.bench.tuned import Tuned
 from taskvec.bench.work import Work, scores_from
@@ -16,6 +17,7 @@ from taskvec.evaluate import Score, Scores, addition, compression, disentangleme
 from taskvec.vector import TaskVector
 
 Plain = dict[str, Any]
+ANALYSES = ("gram", "sti", "energy")  # those whose tables are short
 Skipped = dict[str, str]
 """What was not computed, and why."""
 
@@ -36,7 +38,7 @@ def zero_shot(work: Work) -> Plain:
 
 def single(work: Work, tuned: Tuned, split: str) -> Scores:
     """Each task from its own vector."""
-    limit = work.settings.validation if split == "val" else work.settings.limit
+    limit = work.settings.chosen_on if split == "val" else work.settings.limit
     rows: list[Score] = []
     for name in work.suite.names():
         inputs = work.inputs(split, [name], limit)
@@ -94,7 +96,7 @@ def _added(work: Work, tuned: Tuned, name: str, *, val: Scores, test: Scores) ->
         "scales": settings.scales,
         "refine": settings.refine,
         "limit": settings.limit,
-        "validation": settings.validation,
+        "validation": settings.chosen_on,
     }
     return work.piece(f"merged by {name}", parts, compute)
 
@@ -134,13 +136,14 @@ def compressed(work: Work, tuned: Tuned, *, test: Scores) -> Plain:
 
 
 def negated(work: Work, tuned: Tuned) -> Plain:
-    """The negation protocol: every task, each with its control.
+    """The negation protocol: every target, each with its control.
 
     Raises:
-        ParameterError: a suite of one task without a control.
+        ParameterError: a suite of one task without a control. UnknownName: no such target.
     """
     rows = []
-    for target in work.suite.names():
+    for target in work.settings.targets or work.suite.names():
+        work.suite.task(target)
         control = work.suite.control_of(target)
         if control is None:
             raise ParameterError(f"there is no control for the negation of '{target}'.", "give the suite another task.")
@@ -170,7 +173,7 @@ def _negated(work: Work, tuned: Tuned, target: str, control: str) -> Any:
         "vector": tuned.keys[target],
         "scales": settings.negation_scales,
         "limit": settings.limit,
-        "validation": settings.validation,
+        "validation": settings.chosen_on,
     }
     return work.piece(f"without {target}, keeping {control}", parts, compute)
 
@@ -198,3 +201,16 @@ def disentangled(work: Work, tuned: Tuned) -> list[Plain]:
         }
         found.append(work.piece(f"disentanglement of {two[0]} and {two[1]}", parts, compute))
     return found
+
+
+def analyzed(work: Work, tuned: Tuned) -> Plain:
+    """What can be said of the vectors without data: cosines, interference, energy of the singular values."""
+    chosen = [name for name in ANALYSES if analyze.get(name).least <= len(tuned.vectors)]
+
+    def compute() -> Plain:
+        found = analyze.analyze(tuned.vectors, chosen)
+        return {**json.loads(found.to_json()), "meanings": dict(found.meanings)}
+
+    parts = {"taskvec": __version__, "vectors": tuned.keys, "analyses": chosen}
+    plain: Plain = work.piece("analyses of the vectors", parts, compute)
+    return plain

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
 from taskvec.bench.memo import key_of
 from taskvec.bench.work import Work
 from taskvec.checkpoint.durable import replace_durably
-from taskvec.errors import ParameterError
 from taskvec.suites import Task
-from taskvec.tune import Settings, Step, tune
+from taskvec.tune import Settings, tune
 from taskvec.vector import TaskVector
+
+_LATER = {"derivative": "forward"}
 
 
 @final
@@ -30,12 +30,12 @@ def tuned(work: Work, seed: int) -> Tuned:
     """Fine-tune every task that was not fine-tuned with the same data, base, settings and seed before.
 
     Raises:
-        ParameterError: one took longer than the time limit; what was done by then is kept.
+        TimeLimit: one took longer than the time limit; what was done by then is kept.
     """
     settings = work.settings.tuning(seed, work.suite.learning_rates)
     vectors, keys = {}, {}
     for task in work.suite.tasks:
-        keys[task.name] = key_of({**work.about([task.name]), "settings": asdict(settings)})
+        keys[task.name] = key_of({**work.about([task.name]), "settings": known_settings(settings)})
         vectors[task.name] = _vector(work, task, settings, keys[task.name])
     return Tuned(seed, vectors, keys)
 
@@ -54,7 +54,8 @@ def _vector(work: Work, task: Task, settings: Settings, key: str) -> TaskVector:
         head=work.heads[task.name],
         settings=settings,
         resume=folder / f".{task.name}-{key[:12]}.state",
-        progress=_watched(work, task.name),
+        seconds=work.settings.time_limit,
+        progress=lambda step: work.progress(task.name, step),
     )
     note.unlink(missing_ok=True)
     found.vector(work.base).save(path, force=True)
@@ -64,20 +65,6 @@ def _vector(work: Work, task: Task, settings: Settings, key: str) -> TaskVector:
     return TaskVector.open(path)
 
 
-def _watched(work: Work, task: str) -> Callable[[Step], None]:
-    limit, started = work.settings.time_limit, time.monotonic()
-
-    def progress(step: Step) -> None:
-        work.progress(task, step)
-        if limit is not None and step.step < step.steps and time.monotonic() - started > limit:
-            raise ParameterError(
-                f"the fine-tuning of '{task}' took longer than {limit:g} seconds, at step {step.step} of {step.steps}.",
-                "run the same command again: it goes on from the last state that was kept; or allow more time.",
-            )
-
-    return progress
-
-
-def plain_of(settings: Settings) -> dict[str, Any]:
-    """The settings as a table, but for the seed."""
-    return {name: value for name, value in asdict(settings).items() if name != "seed"}
+def known_settings(settings: Settings) -> dict[str, Any]:
+    """The settings as what a vector depends on; a field that came later is left out where it says "as before"."""
+    return {name: value for name, value in asdict(settings).items() if _LATER.get(name, ...) != value}

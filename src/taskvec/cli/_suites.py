@@ -28,6 +28,10 @@ Regime = Annotated[
 LearningRate = Annotated[
     float | None, typer.Option("--learning-rate", metavar="RATE", help="Peak (the suite's own at this regime).")
 ]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option("--time-limit", metavar="SECONDS", help="For fine-tuning one task; what is done by then is kept."),
+]
 Tasks = Annotated[str | None, typer.Option("--tasks", metavar="NAME,NAME", help="Some of the tasks (all).")]
 
 

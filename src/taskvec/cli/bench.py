@@ -36,9 +36,7 @@ def bench(
         str | None, typer.Option("--methods", metavar="NAME,NAME", help="Merge methods (all that merge vectors).")
     ] = None,
     tasks: suites.Tasks = None,
-    time_limit: Annotated[
-        float | None, typer.Option("--time-limit", min=0.0, metavar="SECONDS", help="For fine-tuning one task.")
-    ] = None,
+    time_limit: suites.TimeLimit = None,
     quick: Annotated[bool, options.flag("--quick", text="A taste: fewer steps, texts, methods, codecs.")] = False,
     threads: options.Threads = None,
     quiet: options.Quiet = False,

@@ -23,6 +23,7 @@ the annotations). Everything else a method needs is declared, so that the engine
                (None: for these parameters it is not)
     dialects   defaults that differ from the signature's in a `dialect` (REQUIRED: it has none there)
     check      refuses parameters that do not go together: called with all of them, raises ParameterError
+    spectral   how a method merges matrices by their singular triplets (see `spectral_method`)
 
 A method that is always a linear combination of its inputs is declared with `linear_method` instead: its function
 maps their Gram matrix (or just their number) to one coefficient a task, and the engine never stacks anything.
@@ -42,38 +43,18 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.methods._parameters import INJECTED, Bound, Parameter, parameters_of
+from taskvec.methods._place import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from taskvec.checkpoint import layout
+    from taskvec.methods._triplets import Spectral
 
 ActsOn = Literal["element", "row", "matrix", "tensor"]
 GramOf = Literal["tensor", "row", "column"]
 REQUIRED: Any = inspect.Parameter.empty
 LAWS = frozenset({"permutation", "homogeneous", "zero", "idempotent", "additive"})
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a block lies: what a method may know besides the numbers (it never sees a file, a model or a layout).
-
-    `pieces` are the matrices that a fused one consists of, where it is to be cut. A method that acts on matrices is
-    called for each, and sees none; one that acts on whole tensors cuts itself.
-    """
-
-    tensor: str
-    shape: tuple[int, ...]
-    start: int
-    tasks: tuple[str, ...]
-    pieces: tuple[tuple[slice, slice], ...] = ()
-
-    def piece(self, number: int) -> Place:
-        """That of one of the matrices; it has a name of its own, so that random numbers differ."""
-        rows, columns = self.pieces[number]
-        m, n = (len(range(side)[cut]) for side, cut in zip(self.shape, (rows, columns), strict=True))
-        return Place(f"{self.tensor}[{number}]", (m, n), 0, self.tasks)
 
 
 @final
@@ -124,6 +105,7 @@ class MergeMethod:
     dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
     over: Callable[[MergeMethod], Mapping[str, Any]] | None = None
+    spectral: Spectral | None = None
 
     @property
     def elsewhere(self) -> MergeMethod | None:
@@ -239,7 +221,7 @@ def merge_method(
     def register(function: Callable[..., Tensor]) -> MergeMethod:
         name = function.__name__
         keywords = inspect.signature(function).parameters
-        return _register(
+        return enroll(
             MergeMethod(
                 function=function, name=name, source=source, laws=frozenset(laws), acts_on=acts_on, space=space,
                 base=base, folds=folds, otherwise=otherwise, least=least, most=most,
@@ -286,7 +268,7 @@ def linear_method(
             known = stacked.shape[0] if found is None else gram_of(stacked, found) if state is None else state
             return combination(stacked, weigh(known, **bound), found)
 
-        return _register(
+        return enroll(
             MergeMethod(
                 function=combine, name=weigh.__name__, source=source, laws=frozenset(laws), acts_on="element",
                 space=space, base=base, folds=folds if gram is not None else (), otherwise=None, least=least,
@@ -298,7 +280,8 @@ def linear_method(
     return register
 
 
-def _register(method: MergeMethod) -> MergeMethod:
+def enroll(method: MergeMethod) -> MergeMethod:
+    """Add a method to the registry; refuses a law that does not exist, or a name that is taken."""
     for law in method.laws - LAWS:
         raise ParameterError(f"'{law}' is not a law.", f"the laws are {', '.join(sorted(LAWS))}.")
     if method.name in _methods:

@@ -86,7 +86,7 @@ def _load(kind: str, path: Path) -> Any:
     try:
         return datasets.load_dataset(kind, data_files={"train": str(path)}, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise FormatError(f"'{path}' cannot be read as {kind}: {error}") from error
+        raise FormatError(f"'{path}' cannot be read as {kind}: {error}", "replace it with a whole file.") from error
 
 
 def _datasets() -> Any:

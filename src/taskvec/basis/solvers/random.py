@@ -7,8 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from taskvec.basis._solver import Codes, Problem, one_hot, solver
-from taskvec.basis.algebra import best_decoder
+from taskvec.basis._solver import Codes, Problem, keeping, solver
 from taskvec.basis.gaussian import gaussian_vectors
 from taskvec.errors import ParameterError
 from taskvec.vector import TaskVector
@@ -35,8 +34,9 @@ def random(problem: Problem, *, kind: Kind = "sample", seed: int = 0) -> Codes:
     if kind not in get_args(Kind):
         raise ParameterError(f"random: kind={kind!r} is neither 'sample' nor 'gaussian'.")
     tasks = len(problem.gram)
+    if kind == "gaussian":
+        nothing = torch.zeros(tasks, problem.wanted, dtype=torch.float64)
+        return Codes(nothing, nothing.T.clone(), {"seed": seed}, refit=True)
     order = torch.randperm(tasks, generator=torch.Generator().manual_seed(seed))
     members = sorted(order[: problem.wanted].tolist())
-    encoder = one_hot(members, tasks) / problem.scales[:, None]
-    report = {"members": members, "seed": seed} if kind == "sample" else {"seed": seed}
-    return Codes(encoder, best_decoder(problem.factor, encoder), report)
+    return keeping(problem, members, {"seed": seed})
