@@ -231,6 +231,7 @@ def test_a_task_that_takes_too_long_is_refused_and_goes_on_later(ran: Bench, sui
         ({"seeds": ()}, "seeds=[]"),
         ({"seeds": (1, 1)}, "seeds=[1, 1]"),
         ({"limit": 0}, "limit=0"),
+        ({"validation": 0}, "validation=0"),
         ({"refine": -1}, "refine=-1"),
         ({"pairs": -1}, "pairs=-1"),
         ({"map_limit": 0}, "map_limit=0"),
@@ -366,6 +367,18 @@ def test_one_task_without_a_control_has_no_negation(suite: Suite, tmp_path: Path
     assert found["skipped"] == {"negation": "there is no control for the negation of 'color'."}
     assert found["disentanglement"] == []
     assert "sti" not in found["analysis"], "it compares two"
+
+
+def test_targets_are_some_of_the_tasks_and_validation_texts_are_no_more_than_test_texts(
+    suite: Suite, tmp_path: Path
+) -> None:
+    settings = replace(SMALL, methods=("average",), codecs={}, pairs=0, targets=("animal",), limit=20, validation=10)
+    found = run(suite, tmp_path, settings)
+    assert [row["target"] for row in found.runs[0]["negation"]["negation"]] == ["animal"]
+    assert {row["n"] for row in found.runs[0]["tuned"]["rows"]} == {20}
+    assert (found.suite["validation"], replace(settings, limit=5).chosen_on) == (10, 5)
+    wrong = run(suite, tmp_path, replace(settings, targets=("animals",)))
+    assert wrong.runs[0]["skipped"] == {"negation": "suite 'tiny' has no task 'animals'."}
 
 
 def test_the_encoder_has_its_weights_back(ran: Bench, suite: Suite) -> None:

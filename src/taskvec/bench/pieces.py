@@ -38,7 +38,7 @@ def zero_shot(work: Work) -> Plain:
 
 def single(work: Work, tuned: Tuned, split: str) -> Scores:
     """Each task from its own vector."""
-    limit = work.settings.validation if split == "val" else work.settings.limit
+    limit = work.settings.chosen_on if split == "val" else work.settings.limit
     rows: list[Score] = []
     for name in work.suite.names():
         inputs = work.inputs(split, [name], limit)
@@ -96,7 +96,7 @@ def _added(work: Work, tuned: Tuned, name: str, *, val: Scores, test: Scores) ->
         "scales": settings.scales,
         "refine": settings.refine,
         "limit": settings.limit,
-        "validation": settings.validation,
+        "validation": settings.chosen_on,
     }
     return work.piece(f"merged by {name}", parts, compute)
 
@@ -136,13 +136,14 @@ def compressed(work: Work, tuned: Tuned, *, test: Scores) -> Plain:
 
 
 def negated(work: Work, tuned: Tuned) -> Plain:
-    """The negation protocol: every task, each with its control.
+    """The negation protocol: every target, each with its control.
 
     Raises:
-        ParameterError: a suite of one task without a control.
+        ParameterError: a suite of one task without a control. UnknownName: no such target.
     """
     rows = []
-    for target in work.suite.names():
+    for target in work.settings.targets or work.suite.names():
+        work.suite.task(target)
         control = work.suite.control_of(target)
         if control is None:
             raise ParameterError(f"there is no control for the negation of '{target}'.", "give the suite another task.")
@@ -172,7 +173,7 @@ def _negated(work: Work, tuned: Tuned, target: str, control: str) -> Any:
         "vector": tuned.keys[target],
         "scales": settings.negation_scales,
         "limit": settings.limit,
-        "validation": settings.validation,
+        "validation": settings.chosen_on,
     }
     return work.piece(f"without {target}, keeping {control}", parts, compute)
 

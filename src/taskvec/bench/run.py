@@ -63,7 +63,7 @@ def bench(
     settings = settings or BenchSettings()
     work = Work.open(suite, Path(folder), settings, say=say, progress=progress or _unseen)
     runs = tuple(_run(work, seed) for seed in settings.seeds)
-    found = Bench(suite=_about(work), runs=runs, summary=summary_of(runs), folder=Path(folder))
+    found = Bench(suite=about(work), runs=runs, summary=summary_of(runs), folder=Path(folder))
     replace_durably(found.results, found.to_json() + "\n")
     return found
 
@@ -73,10 +73,14 @@ def _unseen(task: str, step: Step) -> None:
 
 
 def _run(work: Work, seed: int) -> dict[str, Any]:
-    """All protocols for the vectors of one seed."""
     work.say(f"fine-tuning, seed {seed}")
     vectors = tuned(work, seed)
     work.say("evaluating")
+    return record_of(work, vectors)
+
+
+def record_of(work: Work, vectors: Tuned) -> dict[str, Any]:
+    """All protocols for the vectors of one seed, as plain data."""
     before = zero_shot(work)
     val, test = (single(work, vectors, split) for split in ("val", "test"))
     merges, skipped = added(work, vectors, val=val, test=test)
@@ -85,7 +89,7 @@ def _run(work: Work, seed: int) -> dict[str, Any]:
     maps = disentangled(work, vectors)
     found = analyzed(work, vectors)
     record = {
-        "seed": seed,
+        "seed": vectors.seed,
         "zero_shot": before,
         "tuned": test.plain(),
         "addition": merges,
@@ -106,7 +110,7 @@ def _negated(work: Work, vectors: Tuned) -> tuple[dict[str, Any], dict[str, str]
         return {"negation": []}, {"negation": error.fact}
 
 
-def _about(work: Work) -> dict[str, Any]:
+def about(work: Work) -> dict[str, Any]:
     """What the numbers depend on; no path and no time."""
     settings, suite = work.settings, work.suite
     tuning = asdict(settings.tuning(settings.seeds[0], suite.learning_rates))
@@ -124,7 +128,7 @@ def _about(work: Work) -> dict[str, Any]:
         "refine": settings.refine,
         "negation_scales": list(settings.negation_scales),
         "limit": settings.limit,
-        "validation": settings.validation,
+        "validation": settings.chosen_on,
         "map_limit": settings.map_limit,
     }
 

@@ -29,7 +29,6 @@ CODECS: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
 SCALES = (0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.5)
 NEGATION_SCALES = (0.0, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0, 1.5, 2.0)
 GRID = (-3.0, -2.25, -1.5, -0.75, 0.0, 0.75, 1.5, 2.25, 3.0)
-VALIDATION = 200  # texts a task, at most
 
 
 @final
@@ -42,11 +41,13 @@ class BenchSettings:
         seeds: one fine-tuning of all tasks each.
         steps: of every fine-tuning.
         learning_rate: its peak; None for the suite's own at this regime.
-        limit: test texts a task, at most; validation texts at most as many, and 200.
+        limit: test texts a task, at most.
+        validation: validation texts a task, at most; no more than `limit`.
         methods: merge methods; None for all that merge vectors.
         codecs: label → codec and parameters.
         scales: tried for every merge, and `refine` more around the best of them.
         negation_scales: tried for every negation; with 0.
+        targets: the tasks that are negated; None for all.
         pairs: how many pairs of tasks get a map of disentanglement, over grid × grid, of at most `map_limit` texts.
         time_limit: seconds for the fine-tuning of one task; what was done by then is kept.
 
@@ -59,11 +60,13 @@ class BenchSettings:
     steps: int = 150
     learning_rate: float | None = None
     limit: int = 1000
+    validation: int = 200
     methods: tuple[str, ...] | None = None
     codecs: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=lambda: CODECS)
     scales: tuple[float, ...] = SCALES
     refine: int = 4
     negation_scales: tuple[float, ...] = NEGATION_SCALES
+    targets: tuple[str, ...] | None = None
     pairs: int = 3
     grid: tuple[float, ...] = GRID
     map_limit: int = 256
@@ -79,6 +82,7 @@ class BenchSettings:
             raise ParameterError(f"seeds={list(self.seeds)} are not one or more different numbers.")
         ranges = {
             "limit": self.limit >= 1,
+            "validation": self.validation >= 1,
             "refine": self.refine >= 0,
             "pairs": self.pairs >= 0,
             "map_limit": self.map_limit >= 1,
@@ -112,9 +116,9 @@ class BenchSettings:
         return Settings(steps=self.steps, seed=seed, learning_rate=rate)
 
     @property
-    def validation(self) -> int:
-        """Validation texts a task, at most."""
-        return min(self.limit, VALIDATION)
+    def chosen_on(self) -> int:
+        """Validation texts a task, at most, on which scales are chosen."""
+        return min(self.limit, self.validation)
 
 
 def pairs_of(suite: Suite, count: int) -> list[tuple[str, str]]:

@@ -78,7 +78,7 @@ class Work:
 
     def val(self, tasks: Iterable[str]) -> Prepared:
         """Those on which scales are chosen."""
-        return self.inputs("val", tasks, self.settings.validation)
+        return self.inputs("val", tasks, self.settings.chosen_on)
 
     def test(self, tasks: Iterable[str]) -> Prepared:
         """Those on which the choice is reported."""
