@@ -1,5 +1,6 @@
 """A suite of one's own: one YAML file, of texts and of images, from reading to fine-tuning and scores."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,20 @@ def test_a_head_of_other_classes_is_refused(home: Path) -> None:
         prepare(encoder, suite, split="test", heads={"color": wrong, "animal": wrong})
     with pytest.raises(SchemaError, match="the head has 3 classes, the task 'color' has 2"):
         tune(encoder, suite.task("color"), head=wrong)
+
+
+def test_the_suites_of_the_page_say_what_can_be_said(tmp_path: Path) -> None:
+    """Every key of the page is known: all that is missing are the data."""
+    page = (Path(__file__).resolve().parents[1] / "docs" / "suites.md").read_text("utf-8")
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == 2
+    for text in blocks:
+        with pytest.raises(FormatError, match=r"\nFix: put "):
+            read_suite(written(tmp_path, text))
+    tasks = blocks[0][blocks[0].index("  pairs:") :]
+    (tmp_path / "data" / "pairs").mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        (tmp_path / "data" / "pairs" / f"{split}.csv").write_text("text,text_b,label\na,b,yes\nc,d,no\n")
+    tasks = tasks.replace("owner/name", str(tmp_path / "gone"))  # no test asks the hub
+    with pytest.raises(FormatError, match=r"the data set '.*gone' of the hub cannot be fetched"):
+        read_suite(written(tmp_path, f"base: x\ntasks:\n{tasks}"))
