@@ -13,6 +13,15 @@ from taskvec.vector import TaskVector
 Move = Callable[[float], None]
 
 
+def combined(deltas: Mapping[str, Mapping[str, Tensor]], coefficients: Mapping[str, float]) -> dict[str, Tensor]:
+    """Σ c_v δ_v by tensor name, over the vectors with a coefficient that is not 0."""
+    total: dict[str, Tensor] = {}
+    for name, factor in coefficients.items():
+        for tensor, each in deltas[name].items() if factor else ():
+            total[tensor] = total[tensor] + factor * each if tensor in total else factor * each
+    return total
+
+
 @contextlib.contextmanager
 def resident(module: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[Move]:
     """Yields `move(scale)`, which sets the weights to base + scale × delta; the base is what `module` holds now.
@@ -44,7 +53,8 @@ def resident(module: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[Move]:
 def deltas_of(encoder: Encoder, vector: TaskVector) -> dict[str, Tensor]:
     """The deltas of the tensors that the encoder has, float32 (files may hold more, e.g. an unused pooler)."""
     own = encoder.module.state_dict()
-    return {name: vector[name] for name in vector.names() if name in own and not vector.is_zero(name)}
+    stored = {encoder.aliases.get(name, name): name for name in own}
+    return {stored[name]: vector[name] for name in vector.names() if name in stored and not vector.is_zero(name)}
 
 
 def _targets(module: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
