@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taskvec.basis.algebra import relative
 from taskvec.basis.basis import Basis
-from taskvec.basis.tables import Table
+from taskvec.basis.tables import Table, finite
 from taskvec.checkpoint.output import never, worker_count
 from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.save import parse_size
