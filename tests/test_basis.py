@@ -277,6 +277,16 @@ def test_a_basis_as_json(tmp_path: Path):
     assert table["addition"]["cosine"] is not None
 
 
+def test_vectors_that_are_nearly_parallel_come_with_a_note():
+    columns = normal(50, 4, seed=7)
+    basis = tv.Basis.fit(plain(columns * torch.tensor([1e-5, 1.0, 1.0, 1e-5])), 3, normalize=True)
+    made = torch.stack([flat(v) / flat(v).norm() for v in basis.vectors()], 1)
+    assert basis.state.condition == pytest.approx(float(torch.linalg.cond(made)), rel=1e-3)
+    assert "nearly parallel" in basis.notes[-1]
+    assert tv.Basis.fit(plain(columns), 3).notes == ()
+    assert tv.Basis.fit(plain(0.0 * columns), 2, "pca").state.condition == 1.0
+
+
 def test_names_that_are_not_there_or_there_already():
     vectors = related(4)
     basis = tv.Basis.fit(vectors, 2)

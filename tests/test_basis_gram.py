@@ -246,3 +246,12 @@ def test_other_models_nothing_and_other_things():
         tv.gram([tv.Checkpoint.from_tensors(base_tensors())])
     with pytest.raises(errors.ParameterError, match="threads=0"):
         tv.gram(tuned_vectors(1), threads=0)
+
+
+def test_progress_counts_every_byte_once():
+    seen: list[tuple[str, int, int]] = []
+    vectors = tuned_vectors(3)
+    tv.gram(vectors, progress=lambda *step: seen.append(step))
+    total = 3 * sum(s.nbytes for s in vectors["task0"].specs.values())
+    assert seen[-1] == ("reading inner products", total, total)
+    assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)

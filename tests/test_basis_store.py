@@ -124,7 +124,8 @@ def test_what_the_inner_codec_loses_is_in_the_error(store: tv.Store, codec: str,
     for name, own in before.items():
         lost = float((flat(store[name]) - own).norm() / own.norm())
         assert lost <= store.error(name)
-        assert store.error(name) > exact.error(name)
+        assert lost == pytest.approx(store.error(name), rel=1e-5), "measured on the files, not bounded"
+        assert store.error(name) > exact.error(name) * (1 - 1e-3)
     assert store.basis().named()["basis0"].single().codec["name"] == codec
 
 

@@ -149,3 +149,21 @@ def test_certificates_join_the_analysis(here: Path) -> None:
     call("analyze", *vectors, *options[:-3], "-o", "data.json", "-q")
     assert "certificates" not in json.loads(Path("data.json").read_text())
     call("analyze", *vectors, "--base", "base", "--smoothness", "4", code=2)
+
+
+def test_a_task_of_norm_zero_has_no_relative_error(here: Path) -> None:
+    call("store", "add", "library", "still", "base", "--base", "base", "-q")
+    table = called_json("basis", "fit", "library", "--size", "1", "--method", "cluster", "--drop")
+    assert table["tasks"][-1] | {"coefficients": []} == {
+        "name": "still",
+        "norm": 0.0,
+        "error": None,
+        "coefficients": [],
+        "added": False,
+    }
+    assert called_json("store", "list", "library")["vectors"][-1]["error"] is None
+    assert "–" in call("store", "list", "library").stdout
+    assert "–" in call("basis", "show", "library").stdout
+    assert "the task is 0" in call("store", "show", "library", "still").stdout
+    assert called_json("store", "show", "library", "still")["error"]["total"] is None
+    assert "relative error of inf" in refused("apply", "base", "-still", "-o", "out", "--store", "library")

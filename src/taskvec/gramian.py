@@ -21,6 +21,7 @@ from torch import Tensor
 
 from taskvec.checkpoint.durable import write_durably
 from taskvec.checkpoint.output import worker_count
+from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.delta import BLOCK, Factors
 from taskvec.errors import NonFiniteError, ParameterError, SpaceError, UnknownName
 from taskvec.ops.gram import factored_products, products
@@ -34,18 +35,19 @@ Vectors = Mapping[str, TaskVector] | Sequence[TaskVector]
 _RUN = 16  # blocks a job
 
 
-def gram(vectors: Vectors, *, threads: int | None = None) -> Float64[Tensor, "task task"]:
+def gram(vectors: Vectors, *, threads: int | None = None, progress: Progress = unseen) -> Float64[Tensor, "task task"]:
     """The inner products of task vectors, float64 (task, task), in one pass over their files.
 
     Args:
         vectors: a mapping name → vector, or a sequence. Factored ones are never multiplied out.
         threads: workers; default: one a processor.
+        progress: called with (name of the step, bytes done, bytes in all).
 
     Raises:
         SchemaError: vectors of different models or bases. NonFiniteError: NaN or Inf, naming tensor and vector.
         ParameterError: no vectors.
     """
-    return Gram.of(vectors, threads=threads).matrix
+    return Gram.of(vectors, threads=threads, progress=progress).matrix
 
 
 @final
@@ -58,10 +60,17 @@ class Gram:
     per_tensor: Mapping[str, Float64[Tensor, "task task"]] | None = field(default=None)
 
     @classmethod
-    def of(cls, vectors: Vectors, *, per_tensor: bool = False, threads: int | None = None) -> Gram:
+    def of(
+        cls,
+        vectors: Vectors,
+        *,
+        per_tensor: bool = False,
+        threads: int | None = None,
+        progress: Progress = unseen,
+    ) -> Gram:
         """See `gram`; `per_tensor` keeps the Gram matrix of each tensor, too (their sum is the whole one)."""
         named = named_vectors(vectors)
-        shares = dict(_shares(named, 0, worker_count(threads)))
+        shares = dict(_shares(named, 0, worker_count(threads), progress))
         return cls(tuple(named), _total(shares, len(named), len(named)), shares if per_tensor else None)
 
     def extended(self, name: str, vector: TaskVector, vectors: Vectors, *, threads: int | None = None) -> Gram:
@@ -82,7 +91,7 @@ class Gram:
             if known not in before:
                 raise UnknownName.among(f"no vector named '{known}' was given.", known, before)
         named = named_vectors({**{n: before[n] for n in self.names}, **new})
-        shares = dict(_shares(named, len(self.names), worker_count(threads)))
+        shares = dict(_shares(named, len(self.names), worker_count(threads), unseen))
         rows = _total(shares, len(new), len(named))
         both = None if self.per_tensor is None else self._bordered_shares(shares, len(new))
         return Gram(tuple(named), _bordered(self.matrix, rows), both)
@@ -136,8 +145,12 @@ def _total(shares: Mapping[str, Tensor], rows: int, columns: int) -> Tensor:
     return total
 
 
-def _shares(vectors: Mapping[str, TaskVector], first: int, threads: int) -> Iterator[tuple[str, Tensor]]:
+def _shares(
+    vectors: Mapping[str, TaskVector], first: int, threads: int, progress: Progress
+) -> Iterator[tuple[str, Tensor]]:
     """For each tensor, by name, the inner products of the vectors from `first` on with all of them."""
+    specs = {name: spec for vector in vectors.values() for name, spec in vector.specs.items()}
+    meter = Meter(progress, "reading inner products", len(vectors) * sum(s.nbytes for s in specs.values()))
     waiting: deque[tuple[str, Future[Floats]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -146,6 +159,7 @@ def _shares(vectors: Mapping[str, TaskVector], first: int, threads: int) -> Iter
                 for part in future.result():
                     shares[name] = shares[name] + part if name in shares else part
                 if not (waiting and waiting[0][0] == name):
+                    meter.reach(name, len(vectors) * specs[name].nbytes)
                     yield name, torch.from_numpy(shares.pop(name))
         except BaseException:
             pool.shutdown(cancel_futures=True)

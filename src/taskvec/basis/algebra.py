@@ -12,25 +12,28 @@ from torch import Tensor
 from taskvec.errors import SchemaError
 
 Matrix = Float64[Tensor, "rows columns"]
-_ROUNDING = 1e-9  # of the largest eigenvalue: how far below 0 rounding may push one
+_ROUNDING = 1e-7  # of norms: rows that were added later may have been read in another precision
 
 
 def check_gram(matrix: Tensor, names: Sequence[str]) -> None:
     """Refuse what no vectors can have as their inner products.
 
     Raises:
-        SchemaError: not (task, task), not float64, not finite, not symmetric, or an eigenvalue that is negative beyond
-            rounding (1e-9 of the largest).
+        SchemaError: not (task, task), not float64, not finite, not symmetric, or of cosines with an eigenvalue that is
+            negative beyond rounding (1e-7 of the largest).
     """
     t = len(names)
     if matrix.shape != (t, t) or matrix.dtype != torch.float64:
         raise SchemaError(f"a Gram matrix of {t} vectors is float64 [{t}, {t}], not {matrix.dtype} {[*matrix.shape]}.")
-    if not torch.isfinite(matrix).all() or not torch.allclose(matrix, matrix.T, rtol=1e-9, atol=0.0):
+    norms = matrix.diagonal().abs().sqrt()
+    scale = torch.where(norms > 0.0, norms, 1.0)
+    cosines = matrix / scale[:, None] / scale[None, :]
+    if not torch.isfinite(matrix).all() or not torch.allclose(cosines, cosines.T, rtol=0.0, atol=_ROUNDING):
         raise SchemaError("the Gram matrix is not finite and symmetric.", "compute it with tv.gram(vectors).")
-    values = torch.linalg.eigvalsh(matrix)
+    values = torch.linalg.eigvalsh(cosines)
     if float(values[0]) < -_ROUNDING * max(float(values[-1]), 0.0) or float(values[-1]) < 0.0:
         raise SchemaError(
-            f"the Gram matrix has the eigenvalue {float(values[0]):.6g} beside {float(values[-1]):.6g}: no vectors "
+            f"the cosines have the eigenvalue {float(values[0]):.6g} beside {float(values[-1]):.6g}: no vectors "
             "have these inner products.",
             "compute it with tv.gram(vectors).",
         )

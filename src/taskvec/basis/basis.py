@@ -13,12 +13,15 @@ from torch import Tensor
 from taskvec.basis._solver import get
 from taskvec.basis.certificates import NegationCertificate, Values, negation, positive, vector_of
 from taskvec.basis.state import Asked, State, arrived, built, fitted
+from taskvec.basis.tables import finite
 from taskvec.checkpoint.durable import write_durably
+from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.engine.merge import merge
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.gramian import Gram, Vectors, named_vectors
 from taskvec.vector import TaskVector, check_compatible
 
+_PARALLEL = 1e4  # condition number from which bfloat16 vectors recover nothing but noise
 RECOVERABLE = 0.5  # the relative error up to which a task may be negated without force: 3/4 of its energy come back
 
 
@@ -51,6 +54,7 @@ class Basis:
         normalize: bool = False,
         gram: Gram | None = None,
         threads: int | None = None,
+        progress: Progress = unseen,
         **options: Any,
     ) -> Basis:
         """A basis of `size` vectors.
@@ -64,6 +68,7 @@ class Basis:
             normalize: whether every task's error counts relative to its norm, so that small tasks are not given up.
             gram: `Gram.of(vectors)`, where it is known already.
             threads: workers; default: one a processor.
+            progress: called with (name of the step, bytes done, bytes in all).
             **options: those of the method.
 
         Raises:
@@ -82,7 +87,7 @@ class Basis:
             _table("coefficients", coefficients, names),
             options,
         )
-        known = gram if gram is not None else Gram.of(named, threads=threads)
+        known = gram if gram is not None else Gram.of(named, threads=threads, progress=progress)
         if known.names != names:
             raise ParameterError("the Gram matrix is of other vectors than those given.", "leave gram out.")
         codes = asked.solve(known.matrix, names, size)
@@ -121,7 +126,11 @@ class Basis:
     @property
     def notes(self) -> tuple[str, ...]:
         """What is worth knowing, in sentences."""
-        return self._state.notes
+        condition = self._state.condition
+        if condition <= _PARALLEL:
+            return self._state.notes
+        note = f"the vectors are nearly parallel (condition number {condition:.1g}): keep them in high precision."
+        return (*self._state.notes, note)
 
     @property
     def report(self) -> Mapping[str, Any]:
@@ -227,21 +236,37 @@ class Basis:
     # --- as data ----------------------------------------------------------------------------------------------------
 
     def plain(self) -> dict[str, Any]:
-        """The basis as tables: `tasks` (name, norm, error, coefficients, added), matrices, report and notes."""
+        """The basis as tables: `tasks`, matrices, report and notes.
+
+        Rows of `tasks`: name, norm, error (None where a task of norm 0 comes back as something else), coefficients,
+        and whether it was added later.
+        """
         s = self._state
         columns = zip(s.names, s.norms.tolist(), s.errors.tolist(), s.decoder.T.tolist(), strict=True)
         tasks = [
-            {"name": n, "norm": norm, "error": error, "coefficients": each, "added": n in s.added}
+            {"name": n, "norm": norm, "error": finite(error), "coefficients": each, "added": n in s.added}
             for n, norm, error, each in columns
         ]
         encoder = None if s.encoder is None else s.encoder.tolist()
-        about = {"method": self.asked.method, "size": self.size, "addition": self.addition()}
+        about = {
+            "method": self.asked.method,
+            "size": self.size,
+            "addition": self.addition(),
+            "condition": finite(s.condition),
+        }
         matrices = {"encoder": encoder, "gram": s.gram.tolist(), "members": s.members.tolist()}
-        return {**about, "tasks": tasks, **matrices, "report": dict(s.report), "notes": list(s.notes)}
+        return {
+            **about,
+            "addition": self.addition(),
+            "tasks": tasks,
+            **matrices,
+            "report": dict(s.report),
+            "notes": list(self.notes),
+        }
 
     def to_json(self) -> str:
         """`plain()` as JSON."""
-        return json.dumps(self.plain(), indent=1, ensure_ascii=False)
+        return json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json()` to `path`; the vectors are kept by a store (`Store.fit_basis`)."""

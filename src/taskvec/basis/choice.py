@@ -13,7 +13,7 @@ from torch import Tensor
 
 from taskvec.basis.algebra import relative
 from taskvec.basis.basis import Basis
-from taskvec.basis.tables import Table
+from taskvec.basis.tables import Table, finite
 from taskvec.checkpoint.output import never, worker_count
 from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.save import parse_size
@@ -96,7 +96,11 @@ def choose(
     specs = {n: s for v in named.values() for n, s in v.specs.items()}
     dense = 4 * len(named) * sum(s.numel for s in specs.values())
     limit = _bytes(budget, dense)
-    known = gram if gram is not None and gram.per_tensor is not None else Gram.of(named, per_tensor=True)
+    known = (
+        gram
+        if gram is not None and gram.per_tensor is not None
+        else Gram.of(named, per_tensor=True, threads=threads, progress=progress)
+    )
     work: dict[str, Any] = {"threads": worker_count(threads), "progress": progress}
     search = _Search(named, known, dense=dense, limit=limit, **work)
     rows = [row for each in precisions for row in search.options(each, method, options)]
@@ -179,7 +183,7 @@ class _Search:
             return
         lost = basis.state.lost + basis.state.decoder.abs().T @ coded.lost
         errors = relative(lost, basis.state.norms)
-        finite = errors[basis.state.norms > 0.0]
+        moved = errors[basis.state.norms > 0.0]
         yield {
             "size": size,
             "basis": size < tasks,
@@ -188,9 +192,9 @@ class _Search:
             "bytes": coded.nbytes,
             "share": coded.nbytes / self._dense if self._dense else 0.0,
             "fits": coded.nbytes <= _ROOM * self._limit,
-            "worst": float(finite.max()) if len(finite) else 0.0,
-            "rms": float(finite.square().mean().sqrt()) if len(finite) else 0.0,
-            "errors": dict(zip(basis.names, errors.tolist(), strict=True)),
+            "worst": float(moved.max()) if len(moved) else 0.0,
+            "rms": float(moved.square().mean().sqrt()) if len(moved) else 0.0,
+            "errors": {n: finite(e) for n, e in zip(basis.names, errors.tolist(), strict=True)},
         }
 
     def _whole(self) -> Gram:

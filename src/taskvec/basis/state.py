@@ -62,6 +62,19 @@ class State:
     notes: tuple[str, ...] = ()
 
     @property
+    def condition(self) -> float:
+        """The largest over the smallest singular value of the basis vectors, each scaled to norm 1 (those of 0 aside).
+
+        So many times larger than itself a relative error of one of them can come out in a task.
+        """
+        norms = norms_of(self.members)
+        kept = norms > 0.0
+        if not bool(kept.any()):
+            return 1.0
+        s = torch.linalg.svdvals(root(self.members)[:, kept] / norms[kept])
+        return float(s[0] / s[-1]) if s[-1] > 0.0 else float("inf")
+
+    @property
     def errors(self) -> Float64[Tensor, " task"]:
         """Relative errors lost / norm; for a task of norm 0, 0 where nothing is lost and else infinite."""
         return relative(self.lost, self.norms)

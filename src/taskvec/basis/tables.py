@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from taskvec.checkpoint.durable import write_durably
+
+
+def finite(value: float) -> float | None:
+    """The number, or None where it is infinite, which JSON does not have."""
+    return value if math.isfinite(value) else None
 
 
 class Table:
@@ -21,7 +27,7 @@ class Table:
 
     def to_json(self) -> str:
         """`plain()` as a JSON object."""
-        return json.dumps(self.plain(), indent=1, ensure_ascii=False)
+        return json.dumps(self.plain(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json()` to `path`."""

@@ -42,12 +42,12 @@ def _own_text(names: list[str]) -> str:
     return f"{counted(len(names), 'task')} kept beside the basis, and used; --drop removes them" if names else "none"
 
 
-def _percent(error: float) -> str:
-    return "–" if error == float("inf") else f"{error:.2%}"
+def _percent(error: float | None) -> str:
+    return "–" if error is None else f"{error:.2%}"
 
 
-def _energy(error: float) -> str:
-    return f"{max(0.0, 1.0 - error**2):.1%}" if error != float("inf") else "–"
+def _energy(error: float | None) -> str:
+    return "–" if error is None else f"{max(0.0, 1.0 - error**2):.1%}"
 
 
 def choice_parts(table: dict[str, Any]) -> list[Any]:

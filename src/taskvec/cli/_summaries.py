@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -203,7 +204,7 @@ def _recovered_summary(store: Store, name: str) -> dict[str, Any]:
     """The summary of a task that comes from the basis of a store: as of a file, but it has no bytes of its own."""
     basis, vector = store.basis(), store[name]
     totals = _totals(vector.specs)
-    error = store.error(name)
+    error = store.error(name) if math.isfinite(store.error(name)) else None
     return {
         "kind": "vector",
         "path": str(store.path),

@@ -150,7 +150,8 @@ def error_text(table: dict[str, Any]) -> str:
     if error is None:
         return "none stated"
     if not error["tensor"]:
-        return f"at most {error['total']:.2%}, recovered from the basis"
+        known = "unknown: the task is 0" if error["total"] is None else f"at most {error['total']:.2%}"
+        return f"{known}, recovered from the basis"
     total = f"{error['total']:.2%}; " if error["total"] is not None else ""
     return f"{total}at most {error['largest']:.2%} a tensor, median {error['median']:.2%} (worst: {error['tensor']})"
 
@@ -203,7 +204,7 @@ def store_parts(table: dict[str, Any]) -> list[Any]:
         (
             v["name"],
             v["codec"],
-            f"{v['error']:.1%}" if v["error"] else "0",
+            "–" if v["error"] is None else f"{v['error']:.1%}" if v["error"] else "0",
             size(v["bytes"]),
             *_shares(v["bytes"], dense),
         )

@@ -14,6 +14,7 @@ from taskvec.cli import _recipes as flags
 if TYPE_CHECKING:
     from taskvec.analyze import Analysis
     from taskvec.checkpoint.layout import Layout
+    from taskvec.checkpoint.progress import Progress
     from taskvec.vector import TaskVector
 
 app = typer.Typer(add_completion=False)
@@ -87,7 +88,7 @@ def analyze(
             progress=working,
             **options.parameters(settings),
         )
-    certified = _certified(named, smoothness) if certificates else None
+        certified = _certified(named, smoothness, working) if certificates else None
     if certified is not None:
         found = _with_tables(found, certified)
     if output is not None:
@@ -95,11 +96,11 @@ def analyze(
     _tell(found, output, certified, quiet=quiet, as_json=as_json)
 
 
-def _certified(named: dict[str, TaskVector], smoothness: float | None) -> dict[str, Any]:
+def _certified(named: dict[str, TaskVector], smoothness: float | None, progress: Progress) -> dict[str, Any]:
     from taskvec.basis import certificate
     from taskvec.gramian import Gram
 
-    return certificate(Gram.of(named), smoothness=smoothness).plain()
+    return certificate(Gram.of(named, progress=progress), smoothness=smoothness).plain()
 
 
 def _with_tables(found: Analysis, certified: dict[str, Any]) -> Analysis:

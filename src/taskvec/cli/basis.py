@@ -150,9 +150,12 @@ def _sizes(store: Store, *, threads: int | None, quiet: bool, as_json: bool) -> 
     from taskvec.basis import certificate
     from taskvec.cli._basis_tables import sizes_parts
     from taskvec.cli._console import show, show_json
+    from taskvec.cli._progress import Working
     from taskvec.gramian import Gram
 
-    found = certificate(Gram.of(_vectors(store), threads=threads))
+    vectors = _vectors(store)
+    with Working("reading", "the inner products", kept=None, quiet=quiet or as_json) as working:
+        found = certificate(Gram.of(vectors, threads=threads, progress=working))
     table = {"kind": "sizes", "path": str(store.path), **found.plain()}
     if as_json:
         show_json(table)

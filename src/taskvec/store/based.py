@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from taskvec.basis import Basis
+from taskvec.basis.algebra import losses, norms_of, root
 from taskvec.basis.state import Asked, State
 from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.gramian import Gram
@@ -53,17 +54,19 @@ def prepare(
     coding: Coding,
     *,
     places: Mapping[str, tuple[int, str | None]],
+    vectors: Mapping[str, TaskVector] | None = None,
     threads: int | None = None,
     progress: Progress = unseen,
 ) -> Prepared:
     """The vectors of a basis as files in `folder`; `places` are the order and the origin of its tasks.
 
-    What the codec loses of each vector is measured on the files, and added to what the tasks lose.
+    What the codec loses of each vector is measured on the files, and added to what the tasks lose; where the tasks'
+    own `vectors` are at hand and a codec lost something, each task's error is measured instead.
     """
     members = basis.vectors()
     taken = all(v.single() is not None for v in members)  # the tasks themselves, or merges: nothing to add up
     staged = members if taken else _staged(basis, folder / "combinations.safetensors", threads, progress)
-    paths, files, losses, stored = [], [], [], {}
+    paths, files, gaps, stored = [], [], [], {}
     for m, vector in enumerate(staged):
         path = folder / f"{m}{SUFFIX}"
         leaf = vector.single()
@@ -74,12 +77,25 @@ def prepare(
         entry = entry_of(path)
         files.append(SharedFile(entry.hash, entry.nbytes, entry.header, entry.codec, entry.error))
         rounding = 0.0 if taken else _ROUNDING * float(basis.state.members[m, m].clamp(min=0.0).sqrt())
-        losses.append(rounding + _apart(kept, vector))
+        gaps.append(rounding + _apart(kept, vector))
         stored[str(m)] = kept
-    matrix = Gram.of(stored, threads=threads).matrix
-    lost = basis.state.lost + basis.state.decoder.abs().T @ torch.tensor(losses, dtype=torch.float64)
-    state = replace(basis.state, members=matrix, lost=lost)
+    own = Gram.of(stored, threads=threads).matrix
+    apart = torch.tensor(gaps, dtype=torch.float64)
+    state = replace(basis.state, members=own, lost=basis.state.lost + basis.state.decoder.abs().T @ apart)
+    if vectors is not None and bool((apart > 4.0 * _ROUNDING * norms_of(own)).any()):
+        state = replace(state, lost=torch.minimum(state.lost, _measured(state, vectors, stored, threads)))
     return Prepared(paths, record_of(state, basis.asked, files, places))
+
+
+def _measured(
+    state: State, vectors: Mapping[str, TaskVector], stored: Mapping[str, TaskVector], threads: int | None
+) -> Tensor:
+    """‖recovered − τ‖ from the inner products of tasks and files, and what the rounding of those may hide."""
+    mark = "#" * (1 + max(map(len, state.names)))  # no task's name begins so
+    others = {mark + m: vector for m, vector in stored.items()}
+    whole = Gram(state.names, state.gram).joined(others, vectors, threads=threads).matrix
+    same, t = torch.eye(len(whole), dtype=torch.float64), len(state.names)
+    return losses(root(whole), same[:, t:] @ state.decoder, same[:, :t]) + 4.0 * _ROUNDING * state.norms
 
 
 def _apart(kept: TaskVector, vector: TaskVector) -> float:

@@ -37,9 +37,9 @@ def fit_basis(
     seen = disk.read(fresh=True)
     _check_possible(disk, seen, force=force)
     vectors = {name: disk.open(name, entry, seen.base) for name, entry in seen.vectors.items()}
-    basis = Basis.fit(vectors, threads=threads, **asked)
+    basis = Basis.fit(vectors, threads=threads, progress=progress, **asked)
     places: dict[str, tuple[int, str | None]] = {n: (e.order, e.hash) for n, e in seen.vectors.items()}
-    work: dict[str, Any] = {"places": places, "threads": threads, "progress": progress}
+    work: dict[str, Any] = {"places": places, "vectors": vectors, "threads": threads, "progress": progress}
     _write(disk, basis, coding, seen, drop=drop, work=work)
 
 
