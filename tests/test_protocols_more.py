@@ -162,6 +162,17 @@ def test_the_advantage_is_scaled_by_the_room_above_chance() -> None:
         nonlinear_advantage(table("standard", 0.9, 0.5), table("tangent", 0.7, 0.6), {"a": 1, "b": 5})
 
 
+def test_a_vector_of_another_model_is_refused_and_an_unused_tensor_is_not(trained: Trained) -> None:
+    other = tv.TaskVector.from_tensors({"lm_head.weight": torch.ones(2)})
+    with pytest.raises(
+        SchemaError, match=r"none of the 1 tensors that the vector moves, e.g. 'lm_head.weight'\.\nFix: "
+    ):
+        deltas_of(trained.encoder, other)
+    both = trained.vectors["color"] + other
+    assert deltas_of(trained.encoder, both).keys() == deltas_of(trained.encoder, trained.vectors["color"]).keys()
+    assert deltas_of(trained.encoder, 0.0 * trained.vectors["color"]) == {}
+
+
 # --- analogies
 
 

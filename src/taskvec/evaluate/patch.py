@@ -51,10 +51,22 @@ def resident(module: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[Move]:
 
 
 def deltas_of(encoder: Encoder, vector: TaskVector) -> dict[str, Tensor]:
-    """The deltas of the tensors that the encoder has, float32 (files may hold more, e.g. an unused pooler)."""
-    own = encoder.module.state_dict()
-    stored = {encoder.aliases.get(name, name): name for name in own}
-    return {stored[name]: vector[name] for name in vector.names() if name in stored and not vector.is_zero(name)}
+    """The deltas of the tensors that the encoder has, float32, by the module's names.
+
+    Files may hold more, e.g. an unused pooler; a vector of zeros moves nothing.
+
+    Raises:
+        SchemaError: the vector moves tensors, and none of them is the encoder's.
+    """
+    stored = {encoder.aliases.get(name, name): name for name in encoder.module.state_dict()}
+    moving = [name for name in vector.names() if not vector.is_zero(name)]
+    found = {stored[name]: vector[name] for name in moving if name in stored}
+    if moving and not found:
+        raise SchemaError(
+            f"the model has none of the {len(moving)} tensors that the vector moves, e.g. '{moving[0]}'.",
+            f"give a vector of this model, whose tensors are named like '{next(iter(stored), '')}'.",
+        )
+    return found
 
 
 def _targets(module: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:
