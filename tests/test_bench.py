@@ -22,6 +22,7 @@ from taskvec.bench.settings import pairs_of
 from taskvec.bench.tuned import known_settings
 from taskvec.errors import ParameterError, TimeLimit, UnknownName
 from taskvec.evaluate import Record, addition, affine, compression, evaluate, negation, own_scores, prepare
+from taskvec.report import bench_page
 from taskvec.suites import Suite, TextEncoder, heads_of, suite_named
 from taskvec.suites.text_suites import TEXT8
 from taskvec.tune import Settings, Step
@@ -122,12 +123,23 @@ def test_the_file_is_the_json_and_says_what_the_numbers_depend_on(ran: Bench, su
     assert str(ran.folder) not in text
 
 
+def test_the_page_shows_the_same_numbers_and_needs_nothing_else(ran: Bench) -> None:
+    page = ran.report.read_text("utf-8")
+    assert page == bench_page(json.loads(ran.results.read_text("utf-8")))
+    (record,) = ran.runs
+    for row in record["addition"]["addition"]:
+        assert f">{row['name']}<" in page
+        assert f"{100 * row['mean']:.1f}" in page
+    assert "it merges points, not task vectors." in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
 def test_a_second_run_computes_nothing_and_says_the_same(ran: Bench, suite: Suite) -> None:
-    before = {path: path.stat().st_mtime_ns for path in ran.folder.rglob("*") if path != ran.results}
+    before = {path: path.stat().st_mtime_ns for path in ran.folder.rglob("*") if path not in (ran.results, ran.report)}
     said: list[str] = []
     assert run(suite, ran.folder, said=said).to_json() == ran.to_json()
     assert [line for line in said if line.startswith("  ") and "left out" not in line] == []
-    assert {p: p.stat().st_mtime_ns for p in ran.folder.rglob("*") if p.is_file() and p != ran.results} == {
+    assert {p: p.stat().st_mtime_ns for p in ran.folder.rglob("*") if p.is_file() and p in before} == {
         path: time for path, time in before.items() if path.is_file()
     }
 
@@ -301,7 +313,7 @@ def test_the_command_prints_tables_and_json_is_what_was_written(tables: Path, tm
     line = arguments(tables, "--learning-rate", "2e-3", "-o", tmp_path / "out")
     shown = call("bench", *line)
     assert "task_arithmetic" in shown.stdout
-    assert f"results: {tmp_path / 'out' / 'results.json'}" in shown.stdout.replace("\n", "")
+    assert shown.stdout.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
     assert called_json("bench", *line) == json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert call("bench", *line, "--quiet").output == ""
 

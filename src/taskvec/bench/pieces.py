@@ -74,6 +74,8 @@ def merging_vectors() -> list[str]:
 def _added(work: Work, tuned: Tuned, name: str, *, val: Scores, test: Scores) -> Any:
     settings, tasks = work.settings, work.suite.names()
     merged, parameters = _merged(tuned, name)
+    own = settings.scales_of.get(name)
+    scales, refine = (settings.scales, settings.refine) if own is None else (own, 0)
 
     def compute() -> Any:
         return addition(
@@ -83,8 +85,8 @@ def _added(work: Work, tuned: Tuned, name: str, *, val: Scores, test: Scores) ->
             test=work.test(tasks),
             single_validation=val,
             single_test=test,
-            scales=settings.scales,
-            refine=settings.refine,
+            scales=scales,
+            refine=refine,
             linear=work.linear,
             autocast=not work.linear,
         ).plain()["addition"][0]
@@ -93,8 +95,8 @@ def _added(work: Work, tuned: Tuned, name: str, *, val: Scores, test: Scores) ->
         **work.about(tasks),
         "vectors": tuned.keys,
         "parameters": parameters,
-        "scales": settings.scales,
-        "refine": settings.refine,
+        "scales": scales,
+        "refine": refine,
         "limit": settings.limit,
         "validation": settings.chosen_on,
     }

@@ -16,6 +16,7 @@ from taskvec.bench.work import Progress, Say, Work
 from taskvec.checkpoint.durable import replace_durably
 from taskvec.errors import TaskVecError
 from taskvec.evaluate import Record
+from taskvec.report import bench_page
 from taskvec.suites import Suite
 from taskvec.tune import Step
 
@@ -39,6 +40,11 @@ class Bench(Record):
         """Where `to_json()` was written."""
         return self.folder / "results.json"
 
+    @property
+    def report(self) -> Path:
+        """Where the page is that a browser shows."""
+        return self.folder / "report.html"
+
 
 def bench(
     suite: Suite,
@@ -48,7 +54,7 @@ def bench(
     say: Say = print,
     progress: Progress | None = None,
 ) -> Bench:
-    """Fine-tune every task, merge, compress, negate, map, evaluate; write results.json into `folder`.
+    """Fine-tune every task, merge, compress, negate, map, analyze; write results.json and report.html into `folder`.
 
     Args:
         suite: base model and tasks.
@@ -65,6 +71,7 @@ def bench(
     runs = tuple(_run(work, seed) for seed in settings.seeds)
     found = Bench(suite=about(work), runs=runs, summary=summary_of(runs), folder=Path(folder))
     replace_durably(found.results, found.to_json() + "\n")
+    replace_durably(found.report, bench_page(found.plain()))
     return found
 
 

@@ -46,6 +46,7 @@ class BenchSettings:
         methods: merge methods; None for all that merge vectors.
         codecs: label → codec and parameters.
         scales: tried for every merge, and `refine` more around the best of them.
+        scales_of: other scales for some methods, and no more than these.
         negation_scales: tried for every negation; with 0.
         targets: the tasks that are negated; None for all.
         pairs: how many pairs of tasks get a map of disentanglement, over grid × grid, of at most `map_limit` texts.
@@ -65,6 +66,7 @@ class BenchSettings:
     codecs: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=lambda: CODECS)
     scales: tuple[float, ...] = SCALES
     refine: int = 4
+    scales_of: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     negation_scales: tuple[float, ...] = NEGATION_SCALES
     targets: tuple[str, ...] | None = None
     pairs: int = 3

@@ -42,7 +42,7 @@ def bench(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Fine-tune every task of SUITE, merge, compress and negate the task vectors, evaluate, and write one JSON.
+    """Fine-tune every task of SUITE, merge, compress and negate the task vectors, evaluate; write a JSON and a page.
 
     What is finished is kept in the folder: after an interruption, run the same command again.
     """
@@ -75,7 +75,7 @@ def bench(
     if as_json:
         show_json(found.plain())
     elif not quiet:
-        show("", *_tables(found), "", f"results: {found.results}")
+        show("", *_tables(found), "", f"results: {found.results}", f"report: {found.report}")
 
 
 def _tables(found: Bench) -> list[Any]:
