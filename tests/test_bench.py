@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 import taskvec as tv
-from cli_cases import ENVIRONMENT, call, called_json, process, refused
+from cli_cases import ENVIRONMENT, call, called_json, on_a_terminal, process, refused
 from taskvec.bench import Bench, BenchSettings, bench
 from taskvec.bench.run import summary_of
 from taskvec.bench.settings import pairs_of
@@ -316,6 +317,16 @@ def test_the_command_prints_tables_and_json_is_what_was_written(tables: Path, tm
     assert shown.stdout.splitlines()[-1] == f"report: {tmp_path / 'out' / 'report.html'}"
     assert called_json("bench", *line) == json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert call("bench", *line, "--quiet").output == ""
+
+
+def test_a_terminal_shows_steps_with_accuracy_and_what_is_computed(tables: Path, tmp_path: Path) -> None:
+    line = arguments(tables, "--methods", "average", "--limit", 20, "--threads", 1, "-o", tmp_path / "out")
+    shown = on_a_terminal("bench", *line)
+    assert re.search(
+        r"[a-z0-9]+ ━+ +\d+/30 accuracy \d+%", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("╸", "━")
+    )
+    assert "merged by average" in shown
+    assert on_a_terminal("bench", *line, "--quiet") == ""
 
 
 def test_ctrl_c_stops_a_process_and_the_same_command_goes_on(tables: Path, tmp_path: Path) -> None:

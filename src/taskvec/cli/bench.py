@@ -69,7 +69,7 @@ def bench(
             suite,
             folder,
             settings.quick() if quick else settings,
-            say=suites.saying(silent),
+            say=suites.telling(working),
             progress=suites.steps(working),
         )
     if as_json:
