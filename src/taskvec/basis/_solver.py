@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from taskvec.basis.algebra import Matrix, norms_of, root
+from taskvec.basis.algebra import Matrix, best_decoder, norms_of, root
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.vector import TaskVector
 
@@ -156,8 +156,12 @@ def get(name: str) -> Solver:
     return _solvers[name]
 
 
-def one_hot(members: Sequence[int], tasks: int) -> Matrix:
-    """The encoder (task, size) that keeps these tasks as they are."""
-    out = torch.zeros(tasks, len(members), dtype=torch.float64)
-    out[list(members), range(len(members))] = 1.0
-    return out
+def keeping(problem: Problem, members: Sequence[int], report: Mapping[str, Any]) -> Codes:
+    """These tasks as they are, and the others by least squares."""
+    at, each = list(members), range(len(members))
+    encoder = torch.zeros(len(problem.gram), len(at), dtype=torch.float64)
+    encoder[at, each] = 1.0 / problem.scales[at]
+    decoder = best_decoder(problem.factor, encoder)
+    decoder[:, at] = 0.0
+    decoder[each, at] = problem.scales[at]
+    return Codes(encoder, decoder, {"members": at, **report})

@@ -7,8 +7,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from taskvec.basis._solver import Codes, Problem, one_hot, solver
-from taskvec.basis.algebra import best_decoder
+from taskvec.basis._solver import Codes, Problem, keeping, solver
 from taskvec.basis.gaussian import gaussian_vectors
 from taskvec.errors import ParameterError
 from taskvec.vector import TaskVector
@@ -40,5 +39,4 @@ def random(problem: Problem, *, kind: Kind = "sample", seed: int = 0) -> Codes:
         return Codes(nothing, nothing.T.clone(), {"seed": seed}, refit=True)
     order = torch.randperm(tasks, generator=torch.Generator().manual_seed(seed))
     members = sorted(order[: problem.wanted].tolist())
-    encoder = one_hot(members, tasks) / problem.scales[:, None]
-    return Codes(encoder, best_decoder(problem.factor, encoder), {"members": members, "seed": seed})
+    return keeping(problem, members, {"seed": seed})

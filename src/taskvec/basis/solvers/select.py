@@ -6,8 +6,8 @@ from typing import Literal, get_args
 
 import torch
 
-from taskvec.basis._solver import Codes, Problem, one_hot, solver
-from taskvec.basis.algebra import Matrix, best_decoder, principal
+from taskvec.basis._solver import Codes, Problem, keeping, solver
+from taskvec.basis.algebra import Matrix, principal
 from taskvec.errors import ParameterError
 
 By = Literal["medoids", "leverage"]
@@ -28,8 +28,7 @@ def select(problem: Problem, *, by: By = "medoids") -> Codes:
         raise ParameterError(f"select: by={by!r} is neither 'medoids' nor 'leverage'.")
     size = min(problem.wanted, len(problem.gram))
     members = _medoids(problem.gram, size) if by == "medoids" else _leverage(problem.factor, size)
-    encoder = one_hot(members, len(problem.gram)) / problem.scales[:, None]
-    return Codes(encoder, best_decoder(problem.factor, encoder), {"members": members})
+    return keeping(problem, members, {})
 
 
 def _medoids(gram: Matrix, size: int) -> list[int]:
