@@ -21,7 +21,7 @@ from taskvec.bench import Bench, BenchSettings, bench
 from taskvec.bench.run import summary_of
 from taskvec.bench.settings import pairs_of
 from taskvec.bench.tuned import known_settings
-from taskvec.errors import ParameterError, TimeLimit, UnknownName
+from taskvec.errors import DestinationError, ParameterError, TimeLimit, UnknownName
 from taskvec.evaluate import Record, addition, affine, compression, evaluate, negation, own_scores, prepare
 from taskvec.report import bench_page
 from taskvec.suites import Suite, TextEncoder, heads_of, suite_named
@@ -171,6 +171,14 @@ def test_seeds_are_summed_up_by_mean_and_spread(suite: Suite, tmp_path: Path) ->
     assert homes == ["standard-30-seed0", "standard-30-seed3"]
     first, second = (tv.TaskVector.open(tmp_path / "vectors" / home / "color.tv.safetensors") for home in homes)
     assert (first - second).norm() > 0
+
+
+def test_two_runs_in_one_folder_do_not_meet(suite: Suite, tmp_path: Path) -> None:
+    def meet(task: str, step: Step) -> None:
+        run(suite, tmp_path)
+
+    with pytest.raises(DestinationError, match="another run is working in"):
+        run(suite, tmp_path, progress=meet)
 
 
 def test_the_summary_of_one_seed_has_no_spread(ran: Bench) -> None:
@@ -326,7 +334,6 @@ def test_a_terminal_shows_steps_with_accuracy_and_what_is_computed(tables: Path,
         r"[a-z0-9]+ ━+ +\d+/30 accuracy \d+%", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("╸", "━")
     )
     assert "merged by average" in shown
-    assert on_a_terminal("bench", *line, "--quiet") == ""
 
 
 def test_ctrl_c_stops_a_process_and_the_same_command_goes_on(tables: Path, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -13,8 +14,8 @@ from taskvec.bench.pieces import added, analyzed, compressed, disentangled, nega
 from taskvec.bench.settings import BenchSettings
 from taskvec.bench.tuned import Tuned, tuned
 from taskvec.bench.work import Progress, Say, Work
-from taskvec.checkpoint.durable import replace_durably
-from taskvec.errors import TaskVecError
+from taskvec.checkpoint.durable import replace_durably, try_lock
+from taskvec.errors import DestinationError, TaskVecError
 from taskvec.evaluate import Record
 from taskvec.report import bench_page
 from taskvec.suites import Suite
@@ -64,15 +65,33 @@ def bench(
         progress: called with the task and each step of its fine-tuning.
 
     Raises:
-        TaskVecError: something refused; what is done stays.
+        TaskVecError: something refused; what is done stays. DestinationError: another run is working in `folder`.
     """
     settings = settings or BenchSettings()
-    work = Work.open(suite, Path(folder), settings, say=say, progress=progress or _unseen)
-    runs = tuple(_run(work, seed) for seed in settings.seeds)
-    found = Bench(suite=about(work), runs=runs, summary=summary_of(runs), folder=Path(folder))
-    replace_durably(found.results, found.to_json() + "\n")
-    replace_durably(found.report, bench_page(found.plain()))
+    with alone_in(Path(folder)):
+        work = Work.open(suite, Path(folder), settings, say=say, progress=progress or _unseen)
+        runs = tuple(_run(work, seed) for seed in settings.seeds)
+        found = Bench(suite=about(work), runs=runs, summary=summary_of(runs), folder=Path(folder))
+        replace_durably(found.results, found.to_json() + "\n")
+        replace_durably(found.report, bench_page(found.plain()))
     return found
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else may work in the folder, which is made where it is not there.
+
+    Raises:
+        DestinationError: somebody does.
+    """
+    lock = try_lock(folder / ".lock")
+    if lock is None:
+        raise DestinationError(f"another run is working in '{folder}'.", "wait for it to finish, or stop it.")
+    try:
+        yield
+    finally:
+        (folder / ".lock").unlink(missing_ok=True)
+        lock.release()
 
 
 def _unseen(task: str, step: Step) -> None:
