@@ -179,6 +179,9 @@ def test_two_runs_in_one_folder_do_not_meet(suite: Suite, tmp_path: Path) -> Non
 
     with pytest.raises(DestinationError, match="another run is working in"):
         run(suite, tmp_path, progress=meet)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DestinationError, match="is not a folder"):
+        run(suite, tmp_path / "file")
 
 
 def test_the_summary_of_one_seed_has_no_spread(ran: Bench) -> None:

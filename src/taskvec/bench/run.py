@@ -65,7 +65,8 @@ def bench(
         progress: called with the task and each step of its fine-tuning.
 
     Raises:
-        TaskVecError: something refused; what is done stays. DestinationError: another run is working in `folder`.
+        TaskVecError: something refused; what is done stays. DestinationError: another run is working in `folder`,
+            or it is a file.
     """
     settings = settings or BenchSettings()
     with alone_in(Path(folder)):
@@ -82,8 +83,10 @@ def alone_in(folder: Path) -> Iterator[None]:
     """Nobody else may work in the folder, which is made where it is not there.
 
     Raises:
-        DestinationError: somebody does.
+        DestinationError: somebody does, or it is a file.
     """
+    if folder.exists() and not folder.is_dir():
+        raise DestinationError(f"'{folder}' is not a folder.", "choose another one.")
     lock = try_lock(folder / ".lock")
     if lock is None:
         raise DestinationError(f"another run is working in '{folder}'.", "wait for it to finish, or stop it.")
