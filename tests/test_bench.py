@@ -418,3 +418,20 @@ def test_the_encoder_has_its_weights_back(ran: Bench, suite: Suite) -> None:
     """A run that left the base moved would give other numbers to what comes after."""
     encoder = TextEncoder.open(suite.base)
     assert as_read(evaluate(encoder, suite, autocast=True))["rows"] == ran.runs[0]["zero_shot"]["rows"]
+
+
+def test_the_suite_of_the_documentation_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text("utf-8")
+    own, shorter = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    write_tiny_encoder(tmp_path / "encoder")
+    for task, column, labels in (("spam", "text", ("ham", "spam")), ("topic", "body", ("0", "1"))):
+        (tmp_path / "data" / task).mkdir(parents=True)
+        for split in ("train", "test"):
+            lines = [f"{column},label", *(f"{split} {i},{labels[i % 2]}" for i in range(40))]
+            (tmp_path / "data" / task / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    known: dict[str, Any] = {}
+    exec(compile(own.replace('bench(suite, "bench-mine")', ""), "evaluation.md", "exec"), known)
+    assert known["suite"].names() == ("spam", "topic")
+    assert known["suite"].task("topic").phrases == ("about art", "about law")
+    assert "BenchSettings(seeds=(0, 1)).quick()" in shorter
