@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import taskvec as tv
+from taskvec.engine.merge import notes_of
 from taskvec.errors import NonFiniteError, ParameterError
 from taskvec.ops.layerwise import least_squares
 
@@ -113,3 +114,31 @@ def test_a_matrix_with_values_that_are_no_numbers_is_named_with_its_task(method,
 def test_what_a_parameter_cannot_be_is_refused_before_anything_is_read(method, given, message):
     with pytest.raises(ParameterError, match=message):
         tv.merge(method, [tv.TaskVector.from_tensors({"w": normal(3, 4)})], **given)
+
+
+def test_what_was_left_out_is_reported():
+    low = [normal(20, 2, seed=s) @ normal(2, 30, seed=s + 9) for s in range(3)]
+    vectors = [tv.TaskVector.from_tensors({"low": x, "full": normal(20, 30, seed=i)}) for i, x in enumerate(low)]
+    for method, dropped in (("iso_c", 20 - 6), ("iso_cts", 20 - 6)):
+        merge = tv.merge(method, vectors)
+        assert notes_of(merge) == {}, "nothing was read yet"
+        merge["low"], merge["full"]
+        assert notes_of(merge) == {"low": {"dropped": dropped}, "full": {"dropped": 0}}
+        assert notes_of(0.5 * merge) == notes_of(merge)
+
+
+def test_nearly_equal_tasks_are_reported_by_a_merge_of_what_a_transform_makes_of_them(tmp_path):
+    x, y = normal(18, 30), normal(18, 30, seed=1)
+    given = {n: tv.TaskVector.from_tensors({"w": m}) for n, m in (("a", x), ("b", x + 1e-3 * y), ("c", y))}
+    parts = tv.transform("orthogonalize", given)
+    merge = tv.merge("task_arithmetic", parts)
+    merge["w"]
+    assert notes_of(merge)["w"]["alike"] == 1
+    assert notes_of(merge)["w"]["dropped"] == 0
+    assert notes_of(merge)["w"]["condition"] > 100
+    assert notes_of(parts["c"]) == notes_of(merge)
+    (tmp_path / "layout.yml").write_text('splits:\n  "w": rows 3\n')
+    cut = tv.Checkpoint.from_tensors({"w": x}).layout(tmp_path / "layout.yml")
+    equal = tv.transform("orthogonalize", [given["a"], given["a"]], layout=cut)
+    equal["0"]["w"]
+    assert notes_of(equal["0"])["w"]["dropped"] == 3, "of each of the three matrices"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import taskvec as tv
 from plain_models import WORDS, counts, flat, jacobian, mlp, seeded
 from taskvec.errors import ParameterError, SchemaError, UnknownName
 from taskvec.evaluate import (
@@ -138,19 +139,31 @@ def test_tasks_on_inputs_of_their_own_are_local(trace: bool, tmp_path: Path) -> 
     encoder, suite = block_suite()
     head = Head(torch.eye(2), 1.0)
     prepared = prepare(encoder, suite, split="test", heads={"left": head, "right": head})
-    tau = {"weight": random(2, 8, seed=4)}
-    found = localization(encoder, tau, *prepared.tasks, trace=trace, threshold=0.999, tolerance=1e-9)
-    assert found.on_task > 0.1
-    assert found.on_control < 1e-12
-    assert found.share > 0.999
+    vectors = {n: tv.TaskVector.from_tensors({"weight": random(2, 8, seed=4)}) for n in ("left", "right")}
+    found = localization(encoder, vectors, prepared, trace=trace, threshold=0.999, tolerance=1e-9)
+    for row in found.rows:
+        assert row.on_task > 0.1
+        assert row.on_control < 1e-12
+        assert row.share > 0.999
+        assert row.on_task + row.on_control == pytest.approx(2 * row.uniform)
+    assert [(row.task, row.control) for row in found.rows] == [("left", "right"), ("right", "left")]
     assert found.residual < 1e-8
-    assert found.on_task + found.on_control == pytest.approx(2 * found.uniform)
-    assert json.loads(found.to_json())["ratio"] == found.ratio > 1e9
+    assert json.loads(found.to_json())["local_energy"][0]["ratio"] == found.rows[0].ratio > 1e9
     found.save(tmp_path / "found.json")
-    same = localization(encoder, tau, prepared.tasks[0], prepared.tasks[0], trace=trace, tolerance=1e-9)
-    assert same.ratio == pytest.approx(1.0, rel=0.5)
-    with pytest.raises(SchemaError, match="the vector moves no tensor of the model"):
-        localization(encoder, {}, *prepared.tasks)
+    same = replace(suite, tasks=(suite.tasks[0], replace(suite.tasks[0], name="right")))
+    prepared = prepare(encoder, same, split="test", heads={"left": head, "right": head})
+    twice = localization(encoder, vectors, prepared, trace=trace, tolerance=1e-9)
+    assert [row.ratio for row in twice.rows] == pytest.approx([1.0, 1.0], rel=0.5)
+
+
+def test_local_energy_is_of_two_vectors_that_move_the_model() -> None:
+    encoder, suite = block_suite()
+    prepared = prepare(encoder, suite, split="test", heads=dict.fromkeys(suite.names(), Head(torch.eye(2), 1.0)))
+    vector = tv.TaskVector.from_tensors({"weight": random(2, 8, seed=4)})
+    with pytest.raises(SchemaError, match="the vector 'right' moves no tensor of the model"):
+        localization(encoder, {"left": vector, "right": 0.0 * vector}, prepared)
+    with pytest.raises(ParameterError, match="local energy is of two tasks; 1 vectors were given"):
+        localization(encoder, {"left": vector}, prepared)
 
 
 # --- kernel regression
@@ -255,14 +268,16 @@ def test_products_of_a_transformer_are_symmetric_and_those_of_its_jacobian(suite
 def test_local_energy_and_the_reference_run_on_a_tuned_transformer(suite: Suite) -> None:
     encoder = open_tiny(Path(suite.base))
     settings = Settings(steps=40, batch_size=8, learning_rate=3e-3)
-    tuned = tune(encoder, suite.tasks[0], regime="tangent", settings=settings)
     heads = heads_of(suite, base=encoder)
-    test = prepare(encoder, suite, split="test", limit=12, heads=heads)
-    found = localization(encoder, tuned.vector(), *test.tasks, count=8, projection=torch.randn(32, 1))
-    assert 0.0 < found.share <= 1.0
+    tuned = {t.name: tune(encoder, t, regime="tangent", head=heads[t.name], settings=settings) for t in suite.tasks}
+    vectors = {name: each.vector() for name, each in tuned.items()}
+    found = localization(encoder, vectors, suite, limit=12, count=8, projection=torch.randn(32, 1))
+    for row in found.rows:
+        assert 0.0 < row.share <= 1.0
+        assert row.on_task + row.on_control == pytest.approx(2 * row.uniform, rel=1e-6)
     assert found.eigenvalues == tuple(sorted(found.eigenvalues, reverse=True))
-    assert found.on_task + found.on_control == pytest.approx(2 * found.uniform, rel=1e-6)
+    assert found.products <= 24
     train = prepare(encoder, suite, split="train", limit=40, tasks=["color"], heads=heads)
     both = prepare(encoder, suite, split="test", tasks=["color"], heads=heads)
-    reference = kernel_reference(encoder, train, both, names=tuned.delta, iterations=20)
+    reference = kernel_reference(encoder, train, both, names=tuned["color"].delta, iterations=20)
     assert reference["color"].value > score(encoder, both)["color"].value

@@ -97,7 +97,7 @@ def test_nothing_interferes_after_whitening_and_the_parts_are_orthogonal():
     before = sti(*(torch.cat(side, -1).double() for side in zip(*((x.u, x.s, x.v) for x in spectra), strict=True)))
     assert before > 1.0
     assert sti(found.left.factor, found.s, found.right.factor) < 1e-8 * before
-    parts = decorrelated(torch.stack(given), 96 // TASKS)
+    parts = decorrelated(torch.stack(given), 96 // TASKS).parts()
     for a, b in itertools.combinations(parts, 2):
         assert abs(float((a * b).sum())) < 1e-10 * float(a.norm() * b.norm())
     assert close(parts.sum(0), merged(given), 1e-6)

@@ -100,6 +100,10 @@ class AbstractDelta(abc.ABC):
         """What identifies all that this leaf reads, for resuming a run; None when it cannot be identified."""
         return None
 
+    def notes(self) -> Mapping[str, Mapping[str, float]]:
+        """What methods had to report of the tensors that were read so far, by tensor."""
+        return {}
+
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """Where this displacement comes from, as plain data; `blank` puts zeros for hashes that would need a read."""
         return {"vector": self.describe()}

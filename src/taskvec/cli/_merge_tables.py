@@ -25,7 +25,7 @@ def merged_parts(table: Mapping[str, Any], recipe: Recipe) -> list[Any]:
                 ("method", recipe.method),
                 ("inputs", ", ".join(recipe.inputs)),
                 ("parameters", settings(recipe.to_dict().get("parameters", {})) or None),
-                ("scale", None if recipe.scale is None else f"{recipe.scale:g}"),
+                ("scale", None if recipe.scale is None else _setting(recipe.to_dict()["scale"])),
                 ("tensors", f"{table['tensors']:,}, {magnitude(table['parameters'])} parameters"),
                 ("bytes", f"{size(table['bytes'])} in {counted(len(table['files']), 'file')}"),
                 ("reported", _noted(table.get("notes", {}))),
@@ -69,7 +69,7 @@ def plan_parts(plan: Plan) -> list[Any]:
         tables.rows(
             [
                 ("base", plan.recipe.get("base")),
-                ("scale", None if "scale" not in plan.recipe else f"{plan.recipe['scale']:g}"),
+                ("scale", None if "scale" not in plan.recipe else _setting(plan.recipe["scale"])),
                 ("reads", f"{size(plan.bytes_in)}, {once}{hashed}"),
                 ("writes", f"{size(plan.bytes_out)} in {counted(len(plan.tensors), 'tensor')}"),
                 ("peak memory", f"about {size(plan.peak)} ({plan.assumptions['memory']})"),

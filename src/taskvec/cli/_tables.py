@@ -149,6 +149,8 @@ def error_text(table: dict[str, Any]) -> str:
     error = table["error"]
     if error is None:
         return "none stated"
+    if not error["tensor"]:
+        return f"at most {error['total']:.2%}, recovered from the basis"
     total = f"{error['total']:.2%}; " if error["total"] is not None else ""
     return f"{total}at most {error['largest']:.2%} a tensor, median {error['median']:.2%} (worst: {error['tensor']})"
 

@@ -11,6 +11,7 @@ from taskvec.errors import SpaceError
 
 if TYPE_CHECKING:
     from taskvec.checkpoint.checkpoint import Checkpoint
+    from taskvec.expression import Expression
     from taskvec.vector import TaskVector
 
 
@@ -66,3 +67,20 @@ def _open(library: str) -> Any:
     from taskvec.store import Store
 
     return Store.open(library)
+
+
+def check_negations(expression: Expression, paths: Mapping[str, str], library: str | None, *, force: bool) -> None:
+    """Refuse to subtract a task that comes back from the basis of a store as something else.
+
+    Raises:
+        ParameterError: naming the task and its error (unless forced).
+    """
+    negated = [n for n, c in expression.coefficients().items() if c < 0.0 and n not in paths]
+    if library is None or not negated:
+        return
+    from taskvec.basis.basis import check_negation
+
+    store = _open(library)
+    for name in negated:
+        if name in store and store.is_recovered(name):
+            check_negation(name, store.error(name), force=force)

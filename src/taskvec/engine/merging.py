@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 
 from taskvec.checkpoint.layout import Layout
@@ -18,8 +18,10 @@ from taskvec.engine.folding import FoldJob, States, run_fold
 from taskvec.engine.runner import LocalRunner
 from taskvec.engine.spectra import Spectra
 from taskvec.errors import ConvergenceError, NonFiniteError, SchemaError
-from taskvec.methods._method import MergeMethod, Place
+from taskvec.methods._method import MergeMethod
 from taskvec.methods._parameters import Bound
+from taskvec.methods._place import Place
+from taskvec.ops.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +83,8 @@ class Merging:
         self.layout = layout or Layout.of(specs)
         self._runner = LocalRunner(threads)
         self._states: States = {}
+        self.notes: dict[str, dict[str, float]] = {}
+        self._noting = threading.Lock()
         for name, spec in specs.items():
             if self.layout[name].spec.shape != spec.shape:
                 what = f"tensor '{name}' is {spec}, and {self.layout[name].spec} in the layout."
@@ -98,7 +102,14 @@ class Merging:
     def place(self, name: str, start: int) -> Place:
         """What a method may know of a block."""
         shape, split = self.specs[name].shape, self.layout[name].split
-        return Place(name, shape, start, tuple(self.inputs), tuple(split.pieces(shape)) if split else ())
+        pieces = tuple(split.pieces(shape)) if split else ()
+        return Place(name, shape, start, tuple(self.inputs), pieces, functools.partial(self.note, name))
+
+    def note(self, name: str, what: str, number: float) -> None:
+        """Keep the largest of each number that the method reports of a tensor."""
+        with self._noting:
+            known = self.notes.setdefault(name, {})
+            known[what] = max(number, known.get(what, number))
 
     def stack(self, name: str, start: int, stop: int) -> Any:
         """Entries [start, stop) of every input's `name`, as float32 (task, n); those of a base come first.
@@ -196,7 +207,8 @@ class Merging:
         with self._lock:
             if name not in self._weights:
                 known = self._state(name) if method.gram is not None else len(self.inputs)
-                self._weights[name] = method.weigh(known, **self._bound(method, name))
+                with one_thread():
+                    self._weights[name] = method.weigh(known, **self._bound(method, name))
             return self._weights[name]
 
     def single(self, name: str) -> str | None:
@@ -240,16 +252,18 @@ class Merging:
         acts_on, row = self.acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
         try:
-            with self.on_device():
+            with self.computing():
                 options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
                 merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
+                return merged.double().reshape(-1).cpu().numpy()
         except ConvergenceError as error:
             raise ConvergenceError(f"{method.name} of tensor '{name}': {error.fact}", error.fix) from error
-        return merged.double().reshape(-1).cpu().numpy()
 
-    def on_device(self) -> contextlib.AbstractContextManager[Any]:
-        """Within it, what is made with as_tensor lies where the method runs."""
-        return self._device or contextlib.nullcontext()
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within it, what is made with as_tensor lies where the method runs; on a processor one thread computes."""
+        with one_thread(), self._device or contextlib.nullcontext():
+            yield
 
     def layout_changes(self) -> dict[str, dict[str, str]]:
         """What was asked for besides the default: roles, and splits where the method acts on matrices."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, final
 
 from taskvec.delta import CHUNK, Factors
@@ -47,7 +47,6 @@ class Spectra:
         self._wanted = {n: self._wanted_of(n) for n in merging.specs if merging.method_for(n) is merging.method}
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
-        self.notes: dict[str, Mapping[str, float]] = {}
 
     def __contains__(self, name: str) -> bool:
         """Whether the method takes this tensor; others go to its `otherwise`."""
@@ -89,7 +88,7 @@ class Spectra:
 
     def _merge(self, name: str, held: _Held) -> None:
         pieces, bound = self._pieces(name), self._merging.bound.at(name)
-        with self._merging.on_device():
+        with self._merging.computing():
             spectra: list[list[Triplets]] = [[] for _ in pieces]
             for task, source in self._merging.inputs.items():
                 for found, triplets in zip(spectra, self._decomposed(name, task, source), strict=True):
@@ -99,18 +98,14 @@ class Spectra:
                 triplets, notes = self._spectral.merge(of_piece, **bound)
                 of_piece.clear()
                 merged.append(triplets)
-                self._note(name, notes)
+                for what, number in notes.items():
+                    self._merging.note(name, what, number)
         shape = self._merging.specs[name].shape
         rank = sum(x.rank for x in merged)
         if rank * _THIN > min(shape):
             held.dense = _dense(shape, pieces, merged)
         if rank <= min(shape):
             held.factors = _factors(shape, pieces, merged)
-
-    def _note(self, name: str, notes: Mapping[str, float]) -> None:
-        """The largest of each number over the parts of a tensor."""
-        known = self.notes.get(name, {})
-        self.notes[name] = {key: max(value, known.get(key, value)) for key, value in notes.items()}
 
     def _decomposed(self, name: str, task: str, source: Input) -> Iterator[Triplets]:
         """The triplets of each part of one task's delta, from its factors where they are thinner than the matrix."""

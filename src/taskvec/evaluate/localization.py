@@ -13,18 +13,19 @@ from taskvec.errors import ParameterError, SchemaError
 from taskvec.evaluate.ntk import kernel_of
 from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record
-from taskvec.evaluate.scoring import PreparedTask
+from taskvec.evaluate.scoring import Prepared, prepare
+from taskvec.evaluate.search import only
 from taskvec.ops.krylov import Eigenpairs
-from taskvec.suites import Bucketed, Encoder
+from taskvec.suites import Bucketed, Encoder, Suite
 from taskvec.vector import TaskVector
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Localization(Record):
+class LocalEnergyRow:
     """Mean local energy on the inputs of a task and of a control, with standard errors.
 
-    The eigenfunctions have unit norm over both sets together, so `uniform`, selected / inputs, is what either mean
+    The eigenfunctions have unit norm over both sets together, so `uniform`, selected / inputs, is what both means
     would be if they lived everywhere alike. `share` is the part of the task's function that the selected ones hold.
     """
 
@@ -37,17 +38,31 @@ class Localization(Record):
     uniform: float
     selected: int
     share: float
-    eigenvalues: tuple[float, ...]
-    residual: float
 
     @property
     def ratio(self) -> float:
         """Energy on the task over energy on the control; 1 where the task is not local."""
         return self.on_task / self.on_control if self.on_control else math.inf
 
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Localization(Record):
+    """Two rows, each task with the other as its control; the kernel's eigenvalues and their largest relative residual.
+
+    `products` is how many products with the kernel were spent.
+    """
+
+    rows: tuple[LocalEnergyRow, ...]
+    eigenvalues: tuple[float, ...]
+    residual: float
+    products: int
+
     def plain(self) -> dict[str, Any]:
-        """All fields and the ratio."""
-        return {**asdict(self), "ratio": self.ratio}
+        """All fields, and the ratio in each row."""
+        rows = [{**asdict(row), "ratio": row.ratio} for row in self.rows]
+        found = {"eigenvalues": list(self.eigenvalues), "residual": self.residual, "products": self.products}
+        return {"local_energy": rows, **found}
 
 
 def local_energy(
@@ -84,10 +99,10 @@ def representing(
 
 def localization(
     encoder: Encoder,
-    vector: TaskVector | Mapping[str, Tensor],
-    task: PreparedTask,
-    control: PreparedTask,
+    vectors: Mapping[str, TaskVector],
+    suite: Suite | Prepared,
     *,
+    limit: int | None = None,
     count: int = 32,
     threshold: float = 0.9,
     projection: Float[Tensor, "dim out"] | None = None,
@@ -96,18 +111,18 @@ def localization(
     budget: int | None = None,
     seed: int = 0,
 ) -> Localization:
-    """Local energy of the eigenfunctions that represent a task, on its inputs and on those of a control.
+    """Local energy of the eigenfunctions that represent each of two tasks, on its inputs and on those of the other.
 
-    The kernel is that of the parameters which the vector moves, on both sets of inputs together. The task's function is
-    J(x) τ on its inputs and 0 on the control's. The paper leaves open how outputs become one kernel, how many inputs
-    and which rule selects; here: `projection` or `trace`, the inputs that are given, and the fewest eigenfunctions
-    that hold `threshold` of the function's squared norm.
+    The kernel is that of the parameters which either vector moves, on both sets of inputs together. A task's function
+    is J(x) τ on its inputs and 0 on the other's. The paper leaves open how outputs become one kernel, how many inputs
+    and which rule selects; here: `projection` or `trace`, `limit`, and the fewest eigenfunctions that hold `threshold`
+    of the function's squared norm.
 
     Args:
         encoder: the model at θ0.
-        vector: τ of the task, or its tensors by name.
-        task: its inputs.
-        control: other inputs.
+        vectors: the two tasks' names → their τ.
+        suite: the suite of the two tasks, whose test inputs are used, or prepared inputs of these tasks at least.
+        limit: only the first so many test inputs of a suite's tasks.
         count: how many eigenfunctions are computed.
         threshold: see above.
         projection: see `kernel_of`.
@@ -117,33 +132,58 @@ def localization(
         seed: as there.
 
     Raises:
-        SchemaError: the vector moves nothing of the model. ParameterError: see `kernel_of` and `representing`.
+        SchemaError: a vector moves nothing of the model. UnknownName: a task that the suite does not have.
+        ParameterError: not two vectors; see `kernel_of` and `representing`.
     """
-    delta = deltas_of(encoder, vector) if isinstance(vector, TaskVector) else dict(vector)
-    if not delta:
-        raise SchemaError("the vector moves no tensor of the model.", "give a vector of this model.")
-    kernel = kernel_of(encoder, joined(task.inputs, control.inputs), names=delta, projection=projection)
-    n = len(task.labels)
-    target = kernel.push(delta)
-    target[n:] = 0.0
-    size = len(target) if trace else target.numel()
+    if len(vectors) != 2:
+        raise ParameterError(f"local energy is of two tasks; {len(vectors)} vectors were given.", "choose two.")
+    if isinstance(suite, Suite):
+        suite = prepare(encoder, suite, split="test", limit=limit, tasks=vectors)
+    tasks = only(suite, vectors)
+    deltas = [_moving(encoder, name, vector) for name, vector in vectors.items()]
+    kernel = kernel_of(
+        encoder,
+        joined(tasks[0].inputs, tasks[1].inputs),
+        names=sorted(set().union(*deltas)),
+        projection=projection,
+    )
+    size = len(kernel.start) if trace else kernel.size
     pairs = kernel.eigenpairs(min(count, size), trace=trace, tolerance=tolerance, budget=budget, seed=seed)
-    chosen, share = representing(pairs, target if trace else target.flatten(), threshold=threshold)
-    energy = local_energy(pairs.vectors.T.reshape(len(chosen), len(target), -1), chosen)
-    means = [(float(part.mean()), _stderr(part)) for part in (energy[:n], energy[n:])]
+    n = len(tasks[0].labels)
+    rows = []
+    for i, delta in enumerate(deltas):
+        target, own = kernel.push(delta), torch.arange(len(kernel.start)) < n
+        own = own if i == 0 else ~own
+        target[~own] = 0.0
+        chosen, share = representing(pairs, target if trace else target.flatten(), threshold=threshold)
+        energy = local_energy(pairs.vectors.T.reshape(len(chosen), len(target), -1), chosen)
+        rows.append(
+            LocalEnergyRow(
+                task=tasks[i].task.name,
+                control=tasks[1 - i].task.name,
+                on_task=float(energy[own].mean()),
+                on_task_stderr=_stderr(energy[own]),
+                on_control=float(energy[~own].mean()),
+                on_control_stderr=_stderr(energy[~own]),
+                uniform=int(chosen.sum()) / len(energy),
+                selected=int(chosen.sum()),
+                share=share,
+            )
+        )
     return Localization(
-        task=task.task.name,
-        control=control.task.name,
-        on_task=means[0][0],
-        on_task_stderr=means[0][1],
-        on_control=means[1][0],
-        on_control_stderr=means[1][1],
-        uniform=int(chosen.sum()) / len(energy),
-        selected=int(chosen.sum()),
-        share=share,
+        rows=tuple(rows),
         eigenvalues=tuple(pairs.values.tolist()),
         residual=float(pairs.residuals.max() / pairs.values.max()),
+        products=pairs.products,
     )
+
+
+def _moving(encoder: Encoder, name: str, vector: TaskVector) -> dict[str, Tensor]:
+    delta = deltas_of(encoder, vector)
+    if not delta:
+        raise SchemaError(f"the vector '{name}' moves no tensor of the model.", "give a vector of this model.")
+    point = encoder.module.state_dict()
+    return {tensor: change.to(point[tensor]) for tensor, change in delta.items()}
 
 
 def joined(first: Bucketed, second: Bucketed) -> Bucketed:

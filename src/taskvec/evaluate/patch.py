@@ -13,6 +13,15 @@ from taskvec.vector import TaskVector
 Move = Callable[[float], None]
 
 
+def combined(deltas: Mapping[str, Mapping[str, Tensor]], coefficients: Mapping[str, float]) -> dict[str, Tensor]:
+    """Σ c_v δ_v by tensor name, over the vectors with a coefficient that is not 0."""
+    total: dict[str, Tensor] = {}
+    for name, factor in coefficients.items():
+        for tensor, each in deltas[name].items() if factor else ():
+            total[tensor] = total[tensor] + factor * each if tensor in total else factor * each
+    return total
+
+
 @contextlib.contextmanager
 def resident(module: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[Move]:
     """Yields `move(scale)`, which sets the weights to base + scale × delta; the base is what `module` holds now.

@@ -11,7 +11,14 @@ from taskvec.evaluate.line import line
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scores import Scores, normalized
 from taskvec.evaluate.scoring import Prepared, PreparedTask
-from taskvec.evaluate.selection import BEST_MEAN_RULE, NEGATION_RULE, around, choose_best, choose_negation
+from taskvec.evaluate.selection import (
+    ACCURACY_RULE,
+    BEST_MEAN_RULE,
+    NEGATION_RULE,
+    around,
+    choose_best,
+    choose_negation,
+)
 from taskvec.suites import Encoder
 
 
@@ -79,6 +86,28 @@ def search_scale(
                 scores = at(scale)
                 rows.append(ScaleRow(scale, normalized(scores, single).mean, scores))
     return ScaleSearch(best(), BEST_MEAN_RULE, tuple(sorted(rows, key=lambda row: row.scale) if refine else rows))
+
+
+def search_accuracy(
+    encoder: Encoder,
+    prepared: Prepared,
+    delta: Mapping[str, Tensor],
+    *,
+    scales: Iterable[float],
+    regime: str = "standard",
+    linear: bool = False,
+    autocast: bool = False,
+) -> ScaleSearch:
+    """The scale at which base + scale × delta has the best mean accuracy on the prepared inputs; see `search_scale`.
+
+    Raises:
+        ParameterError: the grid is empty, or the inputs are test data.
+    """
+    grid = _grid(scales, prepared)
+    with line(encoder, prepared, delta, regime=regime, linear=linear, autocast=autocast) as at:
+        found = [(scale, at(scale)) for scale in grid]
+    rows = tuple(ScaleRow(scale, scores.mean, scores) for scale, scores in found)
+    return ScaleSearch(choose_best(grid, [row.objective for row in rows]), ACCURACY_RULE, rows)
 
 
 def search_negation(

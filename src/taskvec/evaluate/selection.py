@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from taskvec.errors import ParameterError
 
 BEST_MEAN_RULE = "largest mean normalized validation accuracy, the smallest scale of equals"
+ACCURACY_RULE = "largest mean validation accuracy, the smallest scale of equals"
 NEGATION_RULE = (
     "lowest target accuracy with control ≥ threshold × its accuracy at scale 0, the smallest scale of equals"
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from taskvec.errors import ParameterError, SchemaError
 from taskvec.evaluate.objective import Objective, dot, objective_of
-from taskvec.evaluate.patch import deltas_of
+from taskvec.evaluate.patch import combined, deltas_of
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scoring import Prepared
 from taskvec.evaluate.search import only
@@ -110,7 +110,7 @@ def smoothness(
     rows = []
     for task in only(prepared, vectors):
         own = deltas[task.task.name]
-        way = _way(deltas, {**dict.fromkeys(vectors, 0.0), **coefficients}, task.task.name)
+        way = combined(deltas, {**coefficients, task.task.name: coefficients.get(task.task.name, 0.0) - 1.0})
         objective = objective_of(encoder, task, names=names)
         top = None
         if products:
@@ -174,15 +174,6 @@ def largest_curvature(
         if residual <= tolerance * abs(value):
             break
     return Curvature(value=value, residual=residual, products=done)
-
-
-def _way(deltas: Mapping[str, Weights], coefficients: Mapping[str, float], task: str) -> dict[str, Tensor]:
-    total: dict[str, Tensor] = {}
-    for name, delta in deltas.items():
-        factor = coefficients[name] - (name == task)
-        for tensor, each in delta.items() if factor else ():
-            total[tensor] = total[tensor] + factor * each if tensor in total else factor * each
-    return total
 
 
 def _plus(first: Weights, second: Weights) -> dict[str, Tensor]:

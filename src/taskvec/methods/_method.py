@@ -43,6 +43,7 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.methods._parameters import INJECTED, Bound, Parameter, parameters_of
+from taskvec.methods._place import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,28 +55,6 @@ ActsOn = Literal["element", "row", "matrix", "tensor"]
 GramOf = Literal["tensor", "row", "column"]
 REQUIRED: Any = inspect.Parameter.empty
 LAWS = frozenset({"permutation", "homogeneous", "zero", "idempotent", "additive"})
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a block lies: what a method may know besides the numbers (it never sees a file, a model or a layout).
-
-    `pieces` are the matrices that a fused one consists of, where it is to be cut. A method that acts on matrices is
-    called for each, and sees none; one that acts on whole tensors cuts itself.
-    """
-
-    tensor: str
-    shape: tuple[int, ...]
-    start: int
-    tasks: tuple[str, ...]
-    pieces: tuple[tuple[slice, slice], ...] = ()
-
-    def piece(self, number: int) -> Place:
-        """That of one of the matrices; it has a name of its own, so that random numbers differ."""
-        rows, columns = self.pieces[number]
-        m, n = (len(range(side)[cut]) for side, cut in zip(self.shape, (rows, columns), strict=True))
-        return Place(f"{self.tensor}[{number}]", (m, n), 0, self.tasks)
 
 
 @final

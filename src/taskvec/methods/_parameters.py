@@ -186,12 +186,13 @@ class Bound:
 
     def to_plain(self) -> dict[str, Any]:
         """The parameters as plain data, for recipes."""
-        return {k: _plain(v) for k, v in self.values.items()}
+        return {k: plain(v) for k, v in self.values.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as plain data."""
     if isinstance(value, PerTensor):
-        return [*({"filter": p, "value": _plain(v)} for p, v in value.rules), {"value": _plain(value.default)}]
+        return [*({"filter": p, "value": plain(v)} for p, v in value.rules), {"value": plain(value.default)}]
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -7,9 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods import get
-from taskvec.methods._method import MergeMethod, Place, merge_method
+from taskvec.methods._method import MergeMethod, merge_method
 from taskvec.methods._over import folds_of, run
 from taskvec.methods._parameters import Range, Share
+from taskvec.methods._place import Place
 from taskvec.ops.isotropic import floor_of
 from taskvec.ops.spectral import decompose
 

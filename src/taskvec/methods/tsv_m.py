@@ -88,9 +88,4 @@ def tsv_m(
     if orthogonalizer == "none":
         return side_by_side(weighted)[0], {}
     found = orthogonalized(weighted, route="svd" if exact else "eigh", tolerance=tolerance)
-    notes = {
-        "dropped": max(found.left.dropped, found.right.dropped),
-        "condition": max(found.left.condition, found.right.condition),
-        "alike": len(found.alike),
-    }
-    return found.merged, notes
+    return found.merged, found.notes()

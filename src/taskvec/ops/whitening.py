@@ -44,6 +44,19 @@ class Whitened:
         block = self.blocks[task]
         return Triplets(self.left.factor[:, block], self.s[block], self.right.factor[:, block])
 
+    def parts(self) -> Float64[Tensor, "task m n"]:
+        """What each task contributes, as matrices."""
+        return torch.stack([self.part(task).matrix() for task in range(len(self.blocks))])
+
+    def notes(self) -> dict[str, float]:
+        """What is worth reporting."""
+        sides = (self.left, self.right)
+        return {
+            "dropped": max(x.dropped for x in sides),
+            "condition": max(x.condition for x in sides),
+            "alike": len(self.alike),
+        }
+
 
 def orthogonalized(spectra: Sequence[Triplets], *, route: Route = "eigh", tolerance: float = 1e-6) -> Whitened:
     """The triplets of every task (m, n), with left and right singular vectors replaced by the nearest orthonormal ones.
@@ -68,12 +81,9 @@ def orthogonalized(spectra: Sequence[Triplets], *, route: Route = "eigh", tolera
     )
 
 
-def decorrelated(
-    stacked: Float[Tensor, "task m n"], rank: int, *, tolerance: float = 1e-6
-) -> Float64[Tensor, "task m n"]:
-    """What each task contributes, from the `rank` largest triplets of its delta."""
-    found = orthogonalized([leading_for(delta, rank).triplets for delta in stacked], tolerance=tolerance)
-    return torch.stack([found.part(task).matrix() for task in range(len(stacked))])
+def decorrelated(stacked: Float[Tensor, "task m n"], rank: int, *, tolerance: float = 1e-6) -> Whitened:
+    """The same, from the `rank` largest triplets of each delta."""
+    return orthogonalized([leading_for(delta, rank).triplets for delta in stacked], tolerance=tolerance)
 
 
 def side_by_side(spectra: Sequence[Triplets]) -> tuple[Triplets, tuple[slice, ...]]:

@@ -151,6 +151,14 @@ class Store(Mapping[str, TaskVector]):
         manifest = self._disk.read()
         return name not in manifest.vectors and manifest.basis is not None and name in manifest.basis.tasks
 
+    def has_basis(self) -> bool:
+        """Whether there is a basis."""
+        return self._disk.read(fresh=True).basis is not None
+
+    def own_files(self) -> list[str]:
+        """The names of the vectors that have a file of their own, whether or not they are tasks of the basis, too."""
+        return list(self._disk.read(fresh=True).vectors)
+
     def fit_basis(
         self,
         size: int | None = None,

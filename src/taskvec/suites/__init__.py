@@ -4,6 +4,7 @@ from taskvec.suites.batches import Bucketed as Bucketed
 from taskvec.suites.batches import bucketed as bucketed
 from taskvec.suites.batches import logits_of as logits_of
 from taskvec.suites.docs8 import docs8 as docs8
+from taskvec.suites.docs8 import docs8_subsets as docs8_subsets
 from taskvec.suites.encoder import Batch as Batch
 from taskvec.suites.encoder import Encoder as Encoder
 from taskvec.suites.encoder import TextEncoder as TextEncoder

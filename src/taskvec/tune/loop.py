@@ -181,7 +181,7 @@ class _Loop:
         parameters = list(self.run.parameters.values())
         self.optimizer.zero_grad(set_to_none=True)
         _check_finite(value, "loss", where)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (-loss if self.settings.ascend else loss).backward()  # type: ignore[no-untyped-call]
         _check_finite(nn.utils.clip_grad_norm_(parameters, self.settings.clip).item(), "gradient", where)
         self.keep()  # the weights before this step gave a finite loss and gradient
         self.optimizer.step()
