@@ -75,7 +75,12 @@ def bench(
     if as_json:
         show_json(found.plain())
     elif not quiet:
-        show("", *_tables(found), "", f"results: {found.results}", f"report: {found.report}")
+        show("", *_tables(found), "", *_files(found))
+
+
+def _files(found: Bench) -> list[str]:
+    pages = [f"report: {found.report}"] if found.report.exists() else []
+    return [f"results: {found.results}", *pages]
 
 
 def _tables(found: Bench) -> list[Any]:

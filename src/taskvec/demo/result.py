@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from taskvec.bench.page import write_page
 from taskvec.evaluate import Scores
-from taskvec.report import bench_page
 
 _EXPLAIN = """
 Each row is one model, or one for each task (the first three); each column a task's test accuracy in percent, ± one
@@ -58,8 +58,9 @@ class DemoResult:
 
     @property
     def report(self) -> Path:
-        """Where the report is that a browser shows."""
-        return self.folder / "report.html"
+        """Where the report is: the page that a browser shows, or the table alone."""
+        page = self.folder / "report.html"
+        return page if page.exists() else self.folder / "report.md"
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -113,7 +114,7 @@ class DemoResult:
         """Write report.html, report.md and results.json into the folder."""
         self.save(self.folder / "results.json")
         (self.folder / "report.md").write_text(self.markdown(), "utf-8")
-        self.report.write_text(bench_page(self.record), "utf-8")
+        write_page(self.record, self.folder / "report.html")
 
     def _example(self) -> str:
         edit = f"0.5*({' + '.join(self.tasks[:2])})"
