@@ -119,6 +119,8 @@ def test_the_layout_and_the_flags_of_the_page_on_merging_run(tmp_path: Path, mon
     moved = {name: tv.Checkpoint.open(name) - base for name in ("math", "code")}
     average = base + tv.merge("average", moved)
     assert torch.equal(tv.Checkpoint.open("in-parts")["embed_tokens.weight"], average["embed_tokens.weight"])
+
+
 @pytest.mark.usefixtures("models")
 def test_the_code_of_the_page_on_bases_runs() -> None:
     """What its comments say is true."""

@@ -14,7 +14,7 @@ from taskvec.bench.settings import BenchSettings
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.evaluate import Prepared, Score, Scores, prepare
 from taskvec.ops.hashing import hash_of
-from taskvec.suites import Head, Suite, Task, TextEncoder, heads_of
+from taskvec.suites import Head, OpenedEncoder, Suite, Task, encoder_of, heads_of
 from taskvec.suites.encoder import folder_of
 from taskvec.tune import Step, regime_of
 
@@ -30,7 +30,7 @@ class Work:
 
     suite: Suite
     everything: Suite
-    encoder: TextEncoder
+    encoder: OpenedEncoder
     base: Checkpoint
     heads: Mapping[str, Head]
     folder: Path
@@ -45,7 +45,7 @@ class Work:
     def open(cls, suite: Suite, folder: Path, settings: BenchSettings, *, say: Say, progress: Progress) -> Work:
         """The suite's base model, read, and the folder, made where it is not there."""
         source = folder_of(suite.base)
-        encoder, everything = TextEncoder.open(source), with_controls(suite)
+        encoder, everything = encoder_of(suite, source), with_controls(suite)
         heads = heads_of(everything, base=encoder)
         folder.mkdir(parents=True, exist_ok=True)
         return cls(

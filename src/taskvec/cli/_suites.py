@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _RECENT = 10  # batches over which the accuracy that is shown is averaged
 
-Name = Annotated[str, typer.Argument(metavar="SUITE", help="docs8, text8 or text12.")]
+Name = Annotated[str, typer.Argument(metavar="SUITE", help="docs8, text8, text12, or a YAML file.")]
 Data = Annotated[
     Path | None,
     typer.Option("--data", metavar="FOLDER", envvar="TASKVEC_DATA", help="Tables: TASK/{train,val,test}.parquet."),

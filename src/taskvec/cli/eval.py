@@ -14,7 +14,7 @@ from taskvec.cli._expression_argument import ExpressionCommand
 if TYPE_CHECKING:
     from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.evaluate import Prepared, Scores
-    from taskvec.suites import TextEncoder
+    from taskvec.suites import OpenedEncoder
     from taskvec.vector import TaskVector
 
 app = typer.Typer(add_completion=False)
@@ -54,7 +54,7 @@ def evaluate(
     from taskvec.cli._console import show, show_json
     from taskvec.cli._progress import Working
     from taskvec.evaluate import prepare
-    from taskvec.suites import TextEncoder, heads_of
+    from taskvec.suites import encoder_of, heads_of
     from taskvec.suites.encoder import folder_of
 
     suites.set_threads(threads)
@@ -62,7 +62,7 @@ def evaluate(
     source = folder_of(suite.base)
     point = Checkpoint.open(source)
     model = _meaning(text.strip(), point, options.named("--vectors", vectors), store)
-    encoder = TextEncoder.open(source)
+    encoder = encoder_of(suite, source)
     with Working("evaluating", "the scores", kept=None, quiet=quiet or as_json):
         inputs = prepare(encoder, suite, split=split, limit=limit, heads=heads_of(suite, base=encoder))
         found = _scores(model, point, encoder, inputs, linear=linear)
@@ -86,7 +86,7 @@ def _meaning(text: str, base: Checkpoint, paths: Mapping[str, str], store: str |
 
 
 def _scores(
-    model: Checkpoint | TaskVector, base: Checkpoint, encoder: TextEncoder, inputs: Prepared, *, linear: bool
+    model: Checkpoint | TaskVector, base: Checkpoint, encoder: OpenedEncoder, inputs: Prepared, *, linear: bool
 ) -> Scores:
     from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.evaluate import deltas_of, line, score

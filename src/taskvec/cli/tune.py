@@ -44,7 +44,7 @@ def tune(
     """
     from taskvec.cli._console import show, show_json
     from taskvec.cli._progress import Working, partial_of
-    from taskvec.suites import TextEncoder, heads_of
+    from taskvec.suites import encoder_of, heads_of
     from taskvec.tune import Settings, tune_into
     from taskvec.tune.into import check_output
 
@@ -53,7 +53,7 @@ def tune(
     suite = suites.opened(name, data=data, base=base, tasks=task)
     rate = learning_rate or suite.learning_rates.get(regime, Settings().learning_rate)
     settings = Settings(steps=steps, batch_size=batch_size, learning_rate=rate, rank=rank, seed=seed)
-    encoder = TextEncoder.open(suite.base)
+    encoder = encoder_of(suite)
     head = heads_of(suite, base=encoder)[task]
     kept, silent = partial_of(output), quiet or as_json
     with Working("fine-tuning", f"'{output}'", kept=kept, quiet=silent, unit="steps") as working:

@@ -53,7 +53,8 @@ def resident(module: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[Move]:
 def deltas_of(encoder: Encoder, vector: TaskVector) -> dict[str, Tensor]:
     """The deltas of the tensors that the encoder has, float32 (files may hold more, e.g. an unused pooler)."""
     own = encoder.module.state_dict()
-    return {name: vector[name] for name in vector.names() if name in own and not vector.is_zero(name)}
+    stored = {encoder.aliases.get(name, name): name for name in own}
+    return {stored[name]: vector[name] for name in vector.names() if name in stored and not vector.is_zero(name)}
 
 
 def _targets(module: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:

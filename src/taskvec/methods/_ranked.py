@@ -122,5 +122,5 @@ ranked_method = functools.partial(
     acts_on="row",
     folds=_folds,
     laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"epsilon": 0.15}},
+    dialects={"mergekit": {"density": 1.0, "epsilon": 0.15}},
 )

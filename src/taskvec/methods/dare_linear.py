@@ -30,6 +30,7 @@ def _folds(*, dialect: Dialect, rescale: bool, **_: Any) -> tuple[Fold, ...]:
     weigh=whole_coefficients,
     check=_check,
     laws={"permutation", "homogeneous", "zero", "additive"},
+    dialects={"mergekit": {"density": 1.0}},
 )
 def dare_linear(
     deltas: Float[Tensor, task * shape],

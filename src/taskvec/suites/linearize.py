@@ -213,6 +213,11 @@ class LinearizedEncoder:
         """The module at θ0."""
         return self.origin.module
 
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Those of `origin`."""
+        return self.origin.aliases
+
     def batch(self, inputs: Any) -> Batch:
         """See `TextEncoder`."""
         return self.origin.batch(inputs)

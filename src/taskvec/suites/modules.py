@@ -50,6 +50,11 @@ class ModuleEncoder:
     phrases: Callable[[Sequence[str]], Tensor] | None = None
     write: Callable[[nn.Module, Path], None] = _write_tensors
 
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """None: it is stored under its own names."""
+        return {}
+
     def batch(self, inputs: Sequence[str]) -> Batch:
         """`inputs` as tensors."""
         return self.read(inputs)

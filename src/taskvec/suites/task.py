@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import Literal, final
 
 from taskvec.errors import ParameterError, UnknownName
 
@@ -98,6 +98,8 @@ class Suite:
     versions: Mapping[str, str]
     controls: tuple[Task, ...] = ()
     learning_rates: Mapping[str, float] = field(default_factory=dict)
+    inputs: Literal["texts", "images"] = "texts"
+    head: Literal["names", "prototypes"] = "names"
 
     def __post_init__(self) -> None:
         names = self.names()

@@ -8,7 +8,7 @@ from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.durable import writing
 from taskvec.checkpoint.staging import partial_of
 from taskvec.errors import DestinationError
-from taskvec.suites import Head, Task, TextEncoder
+from taskvec.suites import Head, OpenedEncoder, Task
 from taskvec.tune.loop import Step, Tuned, tune
 from taskvec.tune.regime import regime_of
 from taskvec.tune.settings import Settings
@@ -19,7 +19,7 @@ BASE = "base"
 
 def tune_into(
     output: Path,
-    model: TextEncoder,
+    model: OpenedEncoder,
     task: Task,
     *,
     regime: str = "standard",

@@ -15,7 +15,7 @@ import taskvec.tune.regimes  # noqa: F401  # registers them
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import NonFiniteError, TimeLimit
 from taskvec.suites import Encoder, Head, Split, Task, class_name_head
-from taskvec.suites.head import DEFAULT_TEMPERATURE
+from taskvec.suites.head import DEFAULT_TEMPERATURE, check_head
 from taskvec.tune.regime import Run, regime_of
 from taskvec.tune.saved import Saved, key_of
 from taskvec.tune.settings import Settings, learning_rate_at
@@ -60,8 +60,9 @@ class Tuned:
         return self.encoder.save(folder)
 
     def vector(self, base: Checkpoint | None = None) -> TaskVector:
-        """The task vector; with the base checkpoint it remembers what it was cut from."""
-        return TaskVector.from_tensors(self.delta, base=base)
+        """The task vector, by the names of the model's files; with the base it remembers what it was cut from."""
+        stored = {self.encoder.aliases.get(name, name): delta for name, delta in self.delta.items()}
+        return TaskVector.from_tensors(stored, base=base)
 
 
 def tune(
@@ -97,6 +98,7 @@ def tune(
     Raises:
         UnknownName: there is no such regime.
         ParameterError: the training split is empty, or `resume` is the state of another run.
+        SchemaError: the head has not the task's classes.
         NonFiniteError: the loss or the gradient is not finite; the message names the step, and `resume` keeps the
             last state that was written, whose loss was finite.
         TimeLimit: `seconds` are over; the message says where the state is.
@@ -105,6 +107,7 @@ def tune(
     chosen = regime_of(regime)
     split = task.split("train")
     head = class_name_head(model, task, temperature=DEFAULT_TEMPERATURE) if head is None else head
+    check_head(head, task)
     run = chosen.prepare(model.duplicate(), settings)
     autocast = chosen.autocast if settings.autocast is None else settings.autocast
     optimizer = torch.optim.AdamW(list(run.parameters.values()), weight_decay=settings.weight_decay)
