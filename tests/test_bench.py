@@ -26,6 +26,7 @@ from taskvec.evaluate import Record, addition, affine, compression, evaluate, ne
 from taskvec.suites import Suite, TextEncoder, heads_of, suite_named
 from taskvec.suites.text_suites import TEXT8
 from taskvec.tune import Settings, Step
+from tiny_images import write_images, write_tiny_vit
 from tiny_text import open_tiny, tiny_suite, word_task, write_tables, write_tiny_encoder
 
 SMALL = BenchSettings(
@@ -421,18 +422,15 @@ def test_the_encoder_has_its_weights_back(ran: Bench, suite: Suite) -> None:
     assert as_read(evaluate(encoder, suite, autocast=True))["rows"] == ran.runs[0]["zero_shot"]["rows"]
 
 
-def test_the_suite_of_the_documentation_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text("utf-8")
-    own, shorter = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    write_tiny_encoder(tmp_path / "encoder")
-    for task, column, labels in (("spam", "text", ("ham", "spam")), ("topic", "body", ("0", "1"))):
-        (tmp_path / "data" / task).mkdir(parents=True)
-        for split in ("train", "test"):
-            lines = [f"{column},label", *(f"{split} {i},{labels[i % 2]}" for i in range(40))]
-            (tmp_path / "data" / task / f"{split}.csv").write_text("\n".join(lines) + "\n")
-    known: dict[str, Any] = {}
-    exec(compile(own.replace('bench(suite, "bench-mine")', ""), "evaluation.md", "exec"), known)
-    assert known["suite"].names() == ("spam", "topic")
-    assert known["suite"].task("topic").phrases == ("about art", "about law")
-    assert "BenchSettings(seeds=(0, 1)).quick()" in shorter
+def test_a_suite_of_images_in_a_yaml_file_runs_as_any_other(tmp_path: Path) -> None:
+    write_tiny_vit(tmp_path / "vit")
+    for task in ("first", "second"):
+        write_images(tmp_path / task)
+    file = tmp_path / "pictures.yml"
+    file.write_text("base: vit\ninputs: images\ntasks:\n  first: {folder: first}\n  second: {folder: second}\n")
+    line = [file, "--quick", "--learning-rate", "1e-2", "--methods", "average", "-o", tmp_path / "out"]
+    (found,) = called_json("bench", *line)["runs"]
+    assert found["addition"]["addition"][0]["name"] == "average"
+    assert [row["n"] for row in found["tuned"]["rows"]] == [16, 16]
+    assert found["tuned"]["mean"] > 0.9
+    assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text("utf-8")
