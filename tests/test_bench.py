@@ -22,7 +22,18 @@ from taskvec.bench.run import summary_of
 from taskvec.bench.settings import pairs_of
 from taskvec.bench.tuned import known_settings
 from taskvec.errors import DestinationError, ParameterError, TimeLimit, UnknownName
-from taskvec.evaluate import Record, addition, affine, compression, evaluate, negation, own_scores, prepare
+from taskvec.evaluate import (
+    Record,
+    addition,
+    affine,
+    compression,
+    deltas_of,
+    evaluate,
+    negation,
+    own_scores,
+    prepare,
+    random_like,
+)
 from taskvec.suites import Suite, TextEncoder, heads_of, suite_named
 from taskvec.suites.text_suites import TEXT8
 from taskvec.tune import Settings, Step
@@ -107,6 +118,23 @@ def test_each_piece_says_what_the_protocol_says(ran: Bench, suite: Suite, tmp_pa
     assert found["analysis"]["meanings"] == dict(analysis.meanings)
 
 
+def test_references_are_random_vectors_and_the_model_to_first_order(ran: Bench, suite: Suite) -> None:
+    (found,) = ran.runs
+    encoder, heads, vectors = open_tiny(Path(suite.base)), heads_of(suite), vectors_of(ran.folder)
+    val, test = (prepare(encoder, suite, split=split, heads=heads) for split in ("val", "test"))
+    drawn = {"color": random_like(deltas_of(encoder, vectors["color"]), seed=0)}
+    inputs = {"validation": val, "test": test, "scales": SMALL.negation_scales}
+    (expected,) = negation(encoder, drawn, controls={"color": "animal"}, **inputs, autocast=True).rows
+    row = found["negation_of_random_vectors"][0]
+    assert (row["target"], row["scale"]) == ("color", expected.scale)
+    assert row["target_after"] == expected.target_after.value
+    assert row["control_before"] == expected.control_before.value
+    own, added = found["to_first_order"]
+    line = affine(encoder, test, {**vectors, "sum": tv.merge("task_arithmetic", vectors)})
+    assert own["mean"] == sum(line.scores({task: 1.0})[task].value for task in vectors) / 2
+    assert added["mean"] == line.scores({"sum": added["scale"]}).mean
+
+
 def test_what_cannot_merge_is_left_out_with_the_reason(ran: Bench) -> None:
     assert ran.runs[0]["skipped"] == {"slerp": "it merges points, not task vectors."}
 
@@ -149,7 +177,7 @@ def test_a_second_run_computes_nothing_and_says_the_same(ran: Bench, suite: Suit
 def test_only_what_depends_on_a_change_is_computed_again(ran: Bench, suite: Suite) -> None:
     said: list[str] = []
     run(suite, ran.folder, replace(SMALL, scales=(0.5,)), said=said)
-    assert {line.split()[0] for line in said if line.startswith("  ") and "left out" not in line} == {"merged"}
+    assert {line.split()[0] for line in said if line.startswith("  ") and "left out" not in line} == {"merged", "the"}
     other = word_task("color", ("red", "blue"))
     changed = replace(suite, tasks=(replace(suite.tasks[0], splits=other.splits), suite.tasks[1]))
     said.clear()
@@ -201,6 +229,7 @@ def test_vectors_of_a_linear_regime_are_evaluated_to_first_order(suite: Suite, t
     assert row["tasks"] == as_read(line.scores(dict.fromkeys(vectors, row["scale"])))["rows"]
     assert found["compression"]["compression"][0]["normalized"] == 1.0
     assert found["disentanglement"][0]["regime"] == "linear"
+    assert found["to_first_order"] == []
     before = as_read(own_scores(encoder, vectors, test, regime="tangent"))["rows"]
     assert before != found["tuned"]["rows"], "the model itself, moved as far, is another"
 

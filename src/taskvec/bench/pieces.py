@@ -145,13 +145,22 @@ def negated(work: Work, tuned: Tuned) -> Plain:
     """
     rows = []
     for target in work.settings.targets or work.suite.names():
-        work.suite.task(target)
-        control = work.suite.control_of(target)
-        if control is None:
-            raise ParameterError(f"there is no control for the negation of '{target}'.", "give the suite another task.")
-        rows.append(_negated(work, tuned, target, control.name))
+        rows.append(_negated(work, tuned, target, control_of(work, target)))
     means = {side: sum(row[f"{side}_after"]["value"] for row in rows) / len(rows) for side in ("target", "control")}
     return {**means, "negation": rows}
+
+
+def control_of(work: Work, target: str) -> str:
+    """The task that must stay when `target` is negated.
+
+    Raises:
+        ParameterError: there is none. UnknownName: no such target.
+    """
+    work.suite.task(target)
+    control = work.suite.control_of(target)
+    if control is None:
+        raise ParameterError(f"there is no control for the negation of '{target}'.", "give the suite another task.")
+    return control.name
 
 
 def _negated(work: Work, tuned: Tuned, target: str, control: str) -> Any:

@@ -12,6 +12,7 @@ from typing import Any, final
 
 from taskvec.bench.page import write_page
 from taskvec.bench.pieces import added, analyzed, compressed, disentangled, negated, single, zero_shot
+from taskvec.bench.references import negated_at_random, posthoc
 from taskvec.bench.settings import BenchSettings
 from taskvec.bench.tuned import Tuned, tuned
 from taskvec.bench.work import Progress, Say, Work
@@ -114,7 +115,7 @@ def record_of(work: Work, vectors: Tuned) -> dict[str, Any]:
     val, test = (single(work, vectors, split) for split in ("val", "test"))
     merges, skipped = added(work, vectors, val=val, test=test)
     stored = compressed(work, vectors, test=test)
-    without, reasons = _negated(work, vectors)
+    without, beside, reasons = _negated(work, vectors)
     maps = disentangled(work, vectors)
     found = analyzed(work, vectors)
     record = {
@@ -124,7 +125,9 @@ def record_of(work: Work, vectors: Tuned) -> dict[str, Any]:
         "addition": merges,
         "compression": stored,
         "negation": without,
+        **beside,
         "disentanglement": maps,
+        **({"to_first_order": posthoc(work, vectors)} if work.settings.references else {}),
         "analysis": found,
         "skipped": {**skipped, **reasons},
     }
@@ -132,11 +135,13 @@ def record_of(work: Work, vectors: Tuned) -> dict[str, Any]:
     return plain
 
 
-def _negated(work: Work, vectors: Tuned) -> tuple[dict[str, Any], dict[str, str]]:
+def _negated(work: Work, vectors: Tuned) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     try:
-        return negated(work, vectors), {}
+        found = negated(work, vectors)
     except TaskVecError as error:
-        return {"negation": []}, {"negation": error.fact}
+        return {"negation": []}, {}, {"negation": error.fact}
+    beside = {"negation_of_random_vectors": negated_at_random(work, vectors)} if work.settings.references else {}
+    return found, beside, {}
 
 
 def about(work: Work) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class BenchSettings:
         negation_scales: tried for every negation; with 0.
         targets: the tasks that are negated; None for all.
         pairs: how many pairs of tasks get a map of disentanglement, over grid × grid, of at most `map_limit` texts.
+        references: whether random vectors are negated, and ordinary vectors evaluated to first order, too.
         time_limit: seconds for the fine-tuning of one task; what was done by then is kept.
 
     Raises:
@@ -72,6 +73,7 @@ class BenchSettings:
     pairs: int = 3
     grid: tuple[float, ...] = GRID
     map_limit: int = 256
+    references: bool = True
     time_limit: float | None = None
 
     def __post_init__(self) -> None:
@@ -110,6 +112,7 @@ class BenchSettings:
             pairs=min(self.pairs, 1),
             grid=self.grid[::2],
             map_limit=min(self.map_limit, 64),
+            references=False,
         )
 
     def tuning(self, seed: int, rates: Mapping[str, float]) -> Settings:

@@ -39,4 +39,5 @@ def demo_settings(settings: Settings, *, target: str) -> BenchSettings:
         pairs=1,
         grid=(-2.0, -1.0, 0.0, 1.0, 2.0),
         map_limit=64,
+        references=False,
     )
