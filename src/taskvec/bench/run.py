@@ -160,6 +160,7 @@ def about(work: Work) -> dict[str, Any]:
         "tuning": {name: value for name, value in tuning.items() if name != "seed"},
         "scales": list(settings.scales),
         "refine": settings.refine,
+        **({"scales_of": {k: list(v) for k, v in settings.scales_of.items()}} if settings.scales_of else {}),
         "negation_scales": list(settings.negation_scales),
         "limit": settings.limit,
         "validation": settings.chosen_on,
