@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -15,16 +16,28 @@ from typing import Any
 import pytest
 
 import taskvec as tv
-from cli_cases import ENVIRONMENT, call, called_json, process, refused
+from cli_cases import ENVIRONMENT, call, called_json, on_a_terminal, process, refused
 from taskvec.bench import Bench, BenchSettings, bench
 from taskvec.bench.run import summary_of
 from taskvec.bench.settings import pairs_of
 from taskvec.bench.tuned import known_settings
-from taskvec.errors import ParameterError, TimeLimit, UnknownName
-from taskvec.evaluate import Record, addition, affine, compression, evaluate, negation, own_scores, prepare
+from taskvec.errors import DestinationError, ParameterError, TimeLimit, UnknownName
+from taskvec.evaluate import (
+    Record,
+    addition,
+    affine,
+    compression,
+    deltas_of,
+    evaluate,
+    negation,
+    own_scores,
+    prepare,
+    random_like,
+)
 from taskvec.suites import Suite, TextEncoder, heads_of, suite_named
 from taskvec.suites.text_suites import TEXT8
 from taskvec.tune import Settings, Step
+from tiny_images import write_images, write_tiny_vit
 from tiny_text import open_tiny, tiny_suite, word_task, write_tables, write_tiny_encoder
 
 SMALL = BenchSettings(
@@ -105,6 +118,23 @@ def test_each_piece_says_what_the_protocol_says(ran: Bench, suite: Suite, tmp_pa
     assert found["analysis"]["meanings"] == dict(analysis.meanings)
 
 
+def test_references_are_random_vectors_and_the_model_to_first_order(ran: Bench, suite: Suite) -> None:
+    (found,) = ran.runs
+    encoder, heads, vectors = open_tiny(Path(suite.base)), heads_of(suite), vectors_of(ran.folder)
+    val, test = (prepare(encoder, suite, split=split, heads=heads) for split in ("val", "test"))
+    drawn = {"color": random_like(deltas_of(encoder, vectors["color"]), seed=0)}
+    inputs = {"validation": val, "test": test, "scales": SMALL.negation_scales}
+    (expected,) = negation(encoder, drawn, controls={"color": "animal"}, **inputs, autocast=True).rows
+    row = found["negation_of_random_vectors"][0]
+    assert (row["target"], row["scale"]) == ("color", expected.scale)
+    assert row["target_after"] == expected.target_after.value
+    assert row["control_before"] == expected.control_before.value
+    own, added = found["to_first_order"]
+    line = affine(encoder, test, {**vectors, "sum": tv.merge("task_arithmetic", vectors)})
+    assert own["mean"] == sum(line.scores({task: 1.0})[task].value for task in vectors) / 2
+    assert added["mean"] == line.scores({"sum": added["scale"]}).mean
+
+
 def test_what_cannot_merge_is_left_out_with_the_reason(ran: Bench) -> None:
     assert ran.runs[0]["skipped"] == {"slerp": "it merges points, not task vectors."}
 
@@ -122,12 +152,24 @@ def test_the_file_is_the_json_and_says_what_the_numbers_depend_on(ran: Bench, su
     assert str(ran.folder) not in text
 
 
+@pytest.mark.skipif(not hasattr(tv.report, "bench_page"), reason="the reports of this version have no such page")
+def test_the_page_shows_the_same_numbers_and_needs_nothing_else(ran: Bench) -> None:
+    page = ran.report.read_text("utf-8")
+    assert page == tv.report.bench_page(json.loads(ran.results.read_text("utf-8")))
+    (record,) = ran.runs
+    for row in record["addition"]["addition"]:
+        assert f">{row['name']}<" in page
+        assert f"{100 * row['mean']:.1f}" in page
+    assert "it merges points, not task vectors." in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+
+
 def test_a_second_run_computes_nothing_and_says_the_same(ran: Bench, suite: Suite) -> None:
-    before = {path: path.stat().st_mtime_ns for path in ran.folder.rglob("*") if path != ran.results}
+    before = {path: path.stat().st_mtime_ns for path in ran.folder.rglob("*") if path not in (ran.results, ran.report)}
     said: list[str] = []
     assert run(suite, ran.folder, said=said).to_json() == ran.to_json()
     assert [line for line in said if line.startswith("  ") and "left out" not in line] == []
-    assert {p: p.stat().st_mtime_ns for p in ran.folder.rglob("*") if p.is_file() and p != ran.results} == {
+    assert {p: p.stat().st_mtime_ns for p in ran.folder.rglob("*") if p.is_file() and p in before} == {
         path: time for path, time in before.items() if path.is_file()
     }
 
@@ -135,7 +177,7 @@ def test_a_second_run_computes_nothing_and_says_the_same(ran: Bench, suite: Suit
 def test_only_what_depends_on_a_change_is_computed_again(ran: Bench, suite: Suite) -> None:
     said: list[str] = []
     run(suite, ran.folder, replace(SMALL, scales=(0.5,)), said=said)
-    assert {line.split()[0] for line in said if line.startswith("  ") and "left out" not in line} == {"merged"}
+    assert {line.split()[0] for line in said if line.startswith("  ") and "left out" not in line} == {"merged", "the"}
     other = word_task("color", ("red", "blue"))
     changed = replace(suite, tasks=(replace(suite.tasks[0], splits=other.splits), suite.tasks[1]))
     said.clear()
@@ -160,6 +202,17 @@ def test_seeds_are_summed_up_by_mean_and_spread(suite: Suite, tmp_path: Path) ->
     assert (first - second).norm() > 0
 
 
+def test_two_runs_in_one_folder_do_not_meet(suite: Suite, tmp_path: Path) -> None:
+    def meet(task: str, step: Step) -> None:
+        run(suite, tmp_path)
+
+    with pytest.raises(DestinationError, match="another run is working in"):
+        run(suite, tmp_path, progress=meet)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DestinationError, match="is not a folder"):
+        run(suite, tmp_path / "file")
+
+
 def test_the_summary_of_one_seed_has_no_spread(ran: Bench) -> None:
     assert summary_of(ran.runs) == ran.summary
     assert {row["mean_spread"] for row in ran.summary} == {None}
@@ -176,6 +229,7 @@ def test_vectors_of_a_linear_regime_are_evaluated_to_first_order(suite: Suite, t
     assert row["tasks"] == as_read(line.scores(dict.fromkeys(vectors, row["scale"])))["rows"]
     assert found["compression"]["compression"][0]["normalized"] == 1.0
     assert found["disentanglement"][0]["regime"] == "linear"
+    assert found["to_first_order"] == []
     before = as_read(own_scores(encoder, vectors, test, regime="tangent"))["rows"]
     assert before != found["tuned"]["rows"], "the model itself, moved as far, is another"
 
@@ -272,9 +326,10 @@ def test_the_learning_rate_is_the_suites_unless_it_is_given() -> None:
 
 def test_a_setting_that_came_later_keeps_the_keys_of_earlier_runs() -> None:
     settings = Settings()
-    assert "derivative" not in known_settings(settings)
+    later = {"derivative", "ascend"}
+    assert not later & known_settings(settings).keys()
     assert known_settings(replace(settings, derivative="central"))["derivative"] == "central"
-    assert known_settings(settings).keys() == {field.name for field in fields(settings)} - {"derivative"}
+    assert known_settings(settings).keys() == {field.name for field in fields(settings)} - later
 
 
 def test_pairs_are_neighbors(suite: Suite) -> None:
@@ -301,9 +356,18 @@ def test_the_command_prints_tables_and_json_is_what_was_written(tables: Path, tm
     line = arguments(tables, "--learning-rate", "2e-3", "-o", tmp_path / "out")
     shown = call("bench", *line)
     assert "task_arithmetic" in shown.stdout
-    assert f"results: {tmp_path / 'out' / 'results.json'}" in shown.stdout.replace("\n", "")
+    assert f"results: {tmp_path / 'out' / 'results.json'}" in shown.stdout
     assert called_json("bench", *line) == json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     assert call("bench", *line, "--quiet").output == ""
+
+
+def test_a_terminal_shows_steps_with_accuracy_and_what_is_computed(tables: Path, tmp_path: Path) -> None:
+    line = arguments(tables, "--methods", "average", "--limit", 20, "--threads", 1, "-o", tmp_path / "out")
+    shown = on_a_terminal("bench", *line)
+    assert re.search(
+        r"[a-z0-9]+ ━+ +\d+/30 accuracy \d+%", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown).replace("╸", "━")
+    )
+    assert "merged by average" in shown
 
 
 def test_ctrl_c_stops_a_process_and_the_same_command_goes_on(tables: Path, tmp_path: Path) -> None:
@@ -385,3 +449,17 @@ def test_the_encoder_has_its_weights_back(ran: Bench, suite: Suite) -> None:
     """A run that left the base moved would give other numbers to what comes after."""
     encoder = TextEncoder.open(suite.base)
     assert as_read(evaluate(encoder, suite, autocast=True))["rows"] == ran.runs[0]["zero_shot"]["rows"]
+
+
+def test_a_suite_of_images_in_a_yaml_file_runs_as_any_other(tmp_path: Path) -> None:
+    write_tiny_vit(tmp_path / "vit")
+    for task in ("first", "second"):
+        write_images(tmp_path / task)
+    file = tmp_path / "pictures.yml"
+    file.write_text("base: vit\ninputs: images\ntasks:\n  first: {folder: first}\n  second: {folder: second}\n")
+    line = [file, "--quick", "--learning-rate", "1e-2", "--methods", "average", "-o", tmp_path / "out"]
+    (found,) = called_json("bench", *line)["runs"]
+    assert found["addition"]["addition"][0]["name"] == "average"
+    assert [row["n"] for row in found["tuned"]["rows"]] == [16, 16]
+    assert found["tuned"]["mean"] > 0.9
+    assert str(tmp_path) not in (tmp_path / "out" / "results.json").read_text("utf-8")

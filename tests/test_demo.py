@@ -6,7 +6,7 @@ import pytest
 
 import taskvec as tv
 from taskvec.demo import run_demo
-from taskvec.demo.merges import SCALES
+from taskvec.demo.settings import SCALES
 from taskvec.evaluate import evaluate
 from taskvec.tune import Settings
 from tiny_text import tiny_suite, write_tiny_encoder
@@ -72,10 +72,20 @@ def test_the_merged_folder_is_the_base_plus_the_scaled_sum(ran):
 
 def test_the_report_and_the_results_are_on_the_disk(ran):
     result, *_ = ran
-    report = result.report.read_text("utf-8")
+    report = (result.folder / "report.md").read_text("utf-8")
     assert "| model | color | animal | mean |" in report
     assert f"--store {result.folder}/library" in report
     assert json.loads((result.folder / "results.json").read_text())["restored"] == 2
+
+
+@pytest.mark.skipif(not hasattr(tv.report, "bench_page"), reason="the reports of this version have no such page")
+def test_the_page_shows_every_merge_and_needs_nothing_else(ran):
+    result, *_ = ran
+    page = result.report.read_text("utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert all(f">{method}<" in page for method in result.scales)
+    assert "Disentanglement" in page
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
 
 
 def test_a_second_run_trains_and_scores_nothing_and_says_the_same(ran):
@@ -83,7 +93,7 @@ def test_a_second_run_trains_and_scores_nothing_and_says_the_same(ran):
     before = {
         p: p.stat().st_mtime_ns
         for p in folder.rglob("*")
-        if p.is_file() and p.name not in ("report.md", "results.json")
+        if p.is_file() and p.name not in ("report.md", "report.html", "results.json")
     }
     said.clear()
     again = run()

@@ -21,6 +21,7 @@ from taskvec.vector import TaskVector as TaskVector
 if TYPE_CHECKING:
     from taskvec import analyze as analyze
     from taskvec import basis as basis
+    from taskvec import bench as bench
     from taskvec import evaluate as evaluate
     from taskvec import methods as methods
     from taskvec import report as report
@@ -55,7 +56,7 @@ _LAZY = {
     "merge": "taskvec.engine.merge",
     "transform": "taskvec.engine.transform",
 }
-_LAZY_ROOMS = ("analyze", "basis", "evaluate", "methods", "report", "suites", "transforms", "tune")
+_LAZY_ROOMS = ("analyze", "basis", "bench", "evaluate", "methods", "report", "suites", "transforms", "tune")
 
 
 def __getattr__(name: str) -> Any:

@@ -74,6 +74,8 @@ def merging_vectors() -> list[str]:
 def _added(work: Work, tuned: Tuned, name: str, *, val: Scores, test: Scores) -> Any:
     settings, tasks = work.settings, work.suite.names()
     merged, parameters = _merged(tuned, name)
+    own = settings.scales_of.get(name)
+    scales, refine = (settings.scales, settings.refine) if own is None else (own, 0)
 
     def compute() -> Any:
         return addition(
@@ -83,8 +85,8 @@ def _added(work: Work, tuned: Tuned, name: str, *, val: Scores, test: Scores) ->
             test=work.test(tasks),
             single_validation=val,
             single_test=test,
-            scales=settings.scales,
-            refine=settings.refine,
+            scales=scales,
+            refine=refine,
             linear=work.linear,
             autocast=not work.linear,
         ).plain()["addition"][0]
@@ -93,8 +95,8 @@ def _added(work: Work, tuned: Tuned, name: str, *, val: Scores, test: Scores) ->
         **work.about(tasks),
         "vectors": tuned.keys,
         "parameters": parameters,
-        "scales": settings.scales,
-        "refine": settings.refine,
+        "scales": scales,
+        "refine": refine,
         "limit": settings.limit,
         "validation": settings.chosen_on,
     }
@@ -143,13 +145,22 @@ def negated(work: Work, tuned: Tuned) -> Plain:
     """
     rows = []
     for target in work.settings.targets or work.suite.names():
-        work.suite.task(target)
-        control = work.suite.control_of(target)
-        if control is None:
-            raise ParameterError(f"there is no control for the negation of '{target}'.", "give the suite another task.")
-        rows.append(_negated(work, tuned, target, control.name))
+        rows.append(_negated(work, tuned, target, control_of(work, target)))
     means = {side: sum(row[f"{side}_after"]["value"] for row in rows) / len(rows) for side in ("target", "control")}
     return {**means, "negation": rows}
+
+
+def control_of(work: Work, target: str) -> str:
+    """The task that must stay when `target` is negated.
+
+    Raises:
+        ParameterError: there is none. UnknownName: no such target.
+    """
+    work.suite.task(target)
+    control = work.suite.control_of(target)
+    if control is None:
+        raise ParameterError(f"there is no control for the negation of '{target}'.", "give the suite another task.")
+    return control.name
 
 
 def _negated(work: Work, tuned: Tuned, target: str, control: str) -> Any:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from taskvec.bench.page import write_page
 from taskvec.bench.pieces import added, analyzed, compressed, disentangled, negated, single, zero_shot
+from taskvec.bench.references import negated_at_random, posthoc
 from taskvec.bench.settings import BenchSettings
 from taskvec.bench.tuned import Tuned, tuned
 from taskvec.bench.work import Progress, Say, Work
-from taskvec.checkpoint.durable import replace_durably
-from taskvec.errors import TaskVecError
+from taskvec.checkpoint.durable import replace_durably, try_lock
+from taskvec.errors import DestinationError, TaskVecError
 from taskvec.evaluate import Record
 from taskvec.suites import Suite
 from taskvec.tune import Step
@@ -39,6 +42,11 @@ class Bench(Record):
         """Where `to_json()` was written."""
         return self.folder / "results.json"
 
+    @property
+    def report(self) -> Path:
+        """Where the page is that a browser shows."""
+        return self.folder / "report.html"
+
 
 def bench(
     suite: Suite,
@@ -48,7 +56,7 @@ def bench(
     say: Say = print,
     progress: Progress | None = None,
 ) -> Bench:
-    """Fine-tune every task, merge, compress, negate, map, evaluate; write results.json into `folder`.
+    """Fine-tune every task, merge, compress, negate, map, analyze; write results.json and report.html into `folder`.
 
     Args:
         suite: base model and tasks.
@@ -58,14 +66,36 @@ def bench(
         progress: called with the task and each step of its fine-tuning.
 
     Raises:
-        TaskVecError: something refused; what is done stays.
+        TaskVecError: something refused; what is done stays. DestinationError: another run is working in `folder`,
+            or it is a file.
     """
     settings = settings or BenchSettings()
-    work = Work.open(suite, Path(folder), settings, say=say, progress=progress or _unseen)
-    runs = tuple(_run(work, seed) for seed in settings.seeds)
-    found = Bench(suite=about(work), runs=runs, summary=summary_of(runs), folder=Path(folder))
-    replace_durably(found.results, found.to_json() + "\n")
+    with alone_in(Path(folder)):
+        work = Work.open(suite, Path(folder), settings, say=say, progress=progress or _unseen)
+        runs = tuple(_run(work, seed) for seed in settings.seeds)
+        found = Bench(suite=about(work), runs=runs, summary=summary_of(runs), folder=Path(folder))
+        replace_durably(found.results, found.to_json() + "\n")
+        write_page(found.plain(), found.report)
     return found
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else may work in the folder, which is made where it is not there.
+
+    Raises:
+        DestinationError: somebody does, or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DestinationError(f"'{folder}' is not a folder.", "choose another one.")
+    lock = try_lock(folder / ".lock")
+    if lock is None:
+        raise DestinationError(f"another run is working in '{folder}'.", "wait for it to finish, or stop it.")
+    try:
+        yield
+    finally:
+        (folder / ".lock").unlink(missing_ok=True)
+        lock.release()
 
 
 def _unseen(task: str, step: Step) -> None:
@@ -85,7 +115,7 @@ def record_of(work: Work, vectors: Tuned) -> dict[str, Any]:
     val, test = (single(work, vectors, split) for split in ("val", "test"))
     merges, skipped = added(work, vectors, val=val, test=test)
     stored = compressed(work, vectors, test=test)
-    without, reasons = _negated(work, vectors)
+    without, beside, reasons = _negated(work, vectors)
     maps = disentangled(work, vectors)
     found = analyzed(work, vectors)
     record = {
@@ -95,7 +125,9 @@ def record_of(work: Work, vectors: Tuned) -> dict[str, Any]:
         "addition": merges,
         "compression": stored,
         "negation": without,
+        **beside,
         "disentanglement": maps,
+        **({"to_first_order": posthoc(work, vectors)} if work.settings.references else {}),
         "analysis": found,
         "skipped": {**skipped, **reasons},
     }
@@ -103,11 +135,13 @@ def record_of(work: Work, vectors: Tuned) -> dict[str, Any]:
     return plain
 
 
-def _negated(work: Work, vectors: Tuned) -> tuple[dict[str, Any], dict[str, str]]:
+def _negated(work: Work, vectors: Tuned) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     try:
-        return negated(work, vectors), {}
+        found = negated(work, vectors)
     except TaskVecError as error:
-        return {"negation": []}, {"negation": error.fact}
+        return {"negation": []}, {}, {"negation": error.fact}
+    beside = {"negation_of_random_vectors": negated_at_random(work, vectors)} if work.settings.references else {}
+    return found, beside, {}
 
 
 def about(work: Work) -> dict[str, Any]:
@@ -126,6 +160,7 @@ def about(work: Work) -> dict[str, Any]:
         "tuning": {name: value for name, value in tuning.items() if name != "seed"},
         "scales": list(settings.scales),
         "refine": settings.refine,
+        **({"scales_of": {k: list(v) for k, v in settings.scales_of.items()}} if settings.scales_of else {}),
         "negation_scales": list(settings.negation_scales),
         "limit": settings.limit,
         "validation": settings.chosen_on,

@@ -46,9 +46,11 @@ class BenchSettings:
         methods: merge methods; None for all that merge vectors.
         codecs: label → codec and parameters.
         scales: tried for every merge, and `refine` more around the best of them.
+        scales_of: other scales for some methods, and no more than these.
         negation_scales: tried for every negation; with 0.
         targets: the tasks that are negated; None for all.
         pairs: how many pairs of tasks get a map of disentanglement, over grid × grid, of at most `map_limit` texts.
+        references: whether random vectors are negated, and ordinary vectors evaluated to first order, too.
         time_limit: seconds for the fine-tuning of one task; what was done by then is kept.
 
     Raises:
@@ -65,11 +67,13 @@ class BenchSettings:
     codecs: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=lambda: CODECS)
     scales: tuple[float, ...] = SCALES
     refine: int = 4
+    scales_of: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     negation_scales: tuple[float, ...] = NEGATION_SCALES
     targets: tuple[str, ...] | None = None
     pairs: int = 3
     grid: tuple[float, ...] = GRID
     map_limit: int = 256
+    references: bool = True
     time_limit: float | None = None
 
     def __post_init__(self) -> None:
@@ -108,6 +112,7 @@ class BenchSettings:
             pairs=min(self.pairs, 1),
             grid=self.grid[::2],
             map_limit=min(self.map_limit, 64),
+            references=False,
         )
 
     def tuning(self, seed: int, rates: Mapping[str, float]) -> Settings:

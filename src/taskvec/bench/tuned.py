@@ -13,7 +13,7 @@ from taskvec.suites import Task
 from taskvec.tune import Settings, tune
 from taskvec.vector import TaskVector
 
-_LATER = {"derivative": "forward"}
+_LATER = {"derivative": "forward", "ascend": False}
 
 
 @final

@@ -93,6 +93,7 @@ class Work:
             "tasks": {name: self.digests[name] for name in tasks},
             "linear": self.linear,
             "regime": self.settings.regime,
+            **({} if self.suite.head == "names" else {"head": self.suite.head}),
         }
 
     def piece(self, what: str, parts: Mapping[str, Any], compute: Callable[[], Any]) -> Any:

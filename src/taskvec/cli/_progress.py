@@ -11,6 +11,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from taskvec.checkpoint.progress import WRITING, Meter
+from taskvec.cli._console import say
 from taskvec.cli._interrupt import Interrupted
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Working:
         self._lock = threading.RLock()
         self._timer = threading.Timer(_DELAY, self._start)
         self._timer.daemon = True
+        self._quiet = quiet
         self._shown = sys.stderr.isatty() and not quiet
         self._previous: Any = None
 
@@ -69,6 +71,16 @@ class Working:
         with self._lock:
             self._step, self._done, self._total, self._detail = step, done, total, detail
             self._update()
+
+    def tell(self, line: str) -> None:
+        """Print a line that stays, above the bar where one is shown."""
+        with self._lock:
+            if self._quiet:
+                return
+            if self._bar is None:
+                say("", line)
+            else:
+                self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _start(self) -> None:
         from rich.console import Console

@@ -71,11 +71,14 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def saying(silent: bool) -> Callable[[str], None]:
-    """Prints a line on stderr, or nothing."""
-    from taskvec.cli._console import say
+def telling(working: Working) -> Callable[[str], None]:
+    """Prints each line, and lets the bar say what is being computed."""
 
-    return lambda line: None if silent else say("", line)
+    def tell(line: str) -> None:
+        working.tell(line)
+        working(line.strip(), 0, 1)
+
+    return tell
 
 
 def steps(working: Working) -> Callable[[str, Step], None]:

@@ -42,7 +42,7 @@ def bench(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Fine-tune every task of SUITE, merge, compress and negate the task vectors, evaluate, and write one JSON.
+    """Fine-tune every task of SUITE, merge, compress and negate the task vectors, evaluate; write a JSON and a page.
 
     What is finished is kept in the folder: after an interruption, run the same command again.
     """
@@ -69,13 +69,18 @@ def bench(
             suite,
             folder,
             settings.quick() if quick else settings,
-            say=suites.saying(silent),
+            say=suites.telling(working),
             progress=suites.steps(working),
         )
     if as_json:
         show_json(found.plain())
     elif not quiet:
-        show("", *_tables(found), "", f"results: {found.results}")
+        show("", *_tables(found), "", *_files(found))
+
+
+def _files(found: Bench) -> list[str]:
+    pages = [f"report: {found.report}"] if found.report.exists() else []
+    return [f"results: {found.results}", *pages]
 
 
 def _tables(found: Bench) -> list[Any]:

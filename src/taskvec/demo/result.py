@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from taskvec.bench.page import write_page
 from taskvec.evaluate import Scores
 
 _EXPLAIN = """
@@ -39,7 +40,7 @@ class DemoResult:
     """The table of the demonstration, a row a model.
 
     `sizes` are mean bytes of one task, `scales` those that validation chose, by method, `seconds` what each step took
-    now.
+    now, `record` everything that the report shows, as `taskvec.bench` has it.
     """
 
     rows: tuple[Row, ...]
@@ -53,11 +54,13 @@ class DemoResult:
     suite: str
     base: str
     folder: Path
+    record: Mapping[str, Any]
 
     @property
     def report(self) -> Path:
-        """Where the Markdown report is."""
-        return self.folder / "report.md"
+        """Where the report is: the page that a browser shows, or the table alone."""
+        page = self.folder / "report.html"
+        return page if page.exists() else self.folder / "report.md"
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -108,16 +111,17 @@ class DemoResult:
         return target
 
     def write(self) -> None:
-        """Write report.md and results.json into the folder."""
+        """Write report.html, report.md and results.json into the folder."""
         self.save(self.folder / "results.json")
-        self.report.write_text(self.markdown(), "utf-8")
+        (self.folder / "report.md").write_text(self.markdown(), "utf-8")
+        write_page(self.record, self.folder / "report.html")
 
     def _example(self) -> str:
         edit = f"0.5*({' + '.join(self.tasks[:2])})"
         return f'taskvec apply {self.folder}/base "{edit}" --store {self.folder}/library -o edited'
 
     def markdown(self) -> str:
-        """The report."""
+        """The table and what it says, as Markdown."""
         target, control, forget = self.negation
         explained = _EXPLAIN.format(
             target=target, control=control, forget=forget, methods=", ".join(self.scales), count=len(self.tasks)
