@@ -24,15 +24,16 @@ _THIN = 8  # factors of less than this part of the rank are multiplied where the
 
 @final
 class _Held:
-    """The merge of one matrix; whoever has the lock computes it.
+    """The merge of one matrix in its parts; whoever has the lock computes it.
 
-    `dense` too, where products entry by entry would cost more; no `factors`, where their rank is beyond a matrix's.
+    Products entry by entry cost more than one product of all where the rank is high: then that is kept, too.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.factors: Factors | None = None
+        self.merged: list[Triplets] | None = None
         self.dense: Floats | None = None
+        self.factors: Factors | None = None
 
 
 @final
@@ -63,31 +64,39 @@ class Spectra:
         return place.split.pieces(place.spec.shape) if place.split else [(slice(None), slice(None))]
 
     def factors(self, name: str) -> Factors | None:
-        """The merged matrix as left @ right, float64; None where its rank is no smaller than its sides."""
-        return self._merged(name).factors
+        """The merged matrix as left @ right, float64; None where its rank is beyond that of a matrix."""
+        return self._held_of(name, dense=False).factors
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]`, in float64, only the rows it needs."""
         from taskvec.ops.bits import add_scaled_product
 
-        held = self._merged(name)
+        held = self._held_of(name, dense=True)
         if held.dense is not None:
             total += coefficient * held.dense[start : start + total.size]
         elif held.factors is not None:
             add_scaled_product(total, coefficient, *held.factors, start)
 
-    def _merged(self, name: str) -> _Held:
+    def _held_of(self, name: str, *, dense: bool) -> _Held:
+        """The merge with its factors; with its product instead, if that is wanted and pays."""
         with self._lock:
             held = self._held.setdefault(name, _Held())
             self._held.move_to_end(name)
             while len(self._held) > self._keep:
                 self._held.popitem(last=False)
+        shape, pieces = self._merging.specs[name].shape, self._pieces(name)
         with held.lock:
-            if held.factors is None and held.dense is None:
-                self._merge(name, held)
+            if held.merged is None:
+                held.merged = self._merge(name)
+            rank = sum(x.rank for x in held.merged)
+            if dense and rank * _THIN > min(shape):
+                if held.dense is None:
+                    held.dense = _dense(shape, pieces, held.merged, exact=self._wanted[name].exact)
+            elif held.factors is None and rank <= min(shape):
+                held.factors = _factors(shape, pieces, held.merged)
         return held
 
-    def _merge(self, name: str, held: _Held) -> None:
+    def _merge(self, name: str) -> list[Triplets]:
         pieces, bound = self._pieces(name), self._merging.bound.at(name)
         with self._merging.on_device():
             spectra: list[list[Triplets]] = [[] for _ in pieces]
@@ -100,12 +109,7 @@ class Spectra:
                 of_piece.clear()
                 merged.append(triplets)
                 self._note(name, notes)
-        shape = self._merging.specs[name].shape
-        rank = sum(x.rank for x in merged)
-        if rank * _THIN > min(shape):
-            held.dense = _dense(shape, pieces, merged)
-        if rank <= min(shape):
-            held.factors = _factors(shape, pieces, merged)
+        return merged
 
     def _note(self, name: str, notes: Mapping[str, float]) -> None:
         """The largest of each number over the parts of a tensor."""
@@ -166,12 +170,17 @@ def _shape(shape: Sequence[int], piece: Piece) -> tuple[int, int]:
     return m, n
 
 
-def _dense(shape: Sequence[int], pieces: Sequence[Piece], merged: Sequence[Triplets]) -> Floats:
+def _dense(shape: Sequence[int], pieces: Sequence[Piece], merged: Sequence[Triplets], *, exact: bool) -> Floats:
+    """All entries; products are as precise as the triplets are."""
     import numpy as np
+    import torch
 
     found = np.empty(tuple(shape))
-    for piece, triplets in zip(pieces, merged, strict=True):
-        found[piece] = triplets.matrix().double().cpu().numpy()
+    for piece, x in zip(pieces, merged, strict=True):
+        largest = float(x.s.abs().amax()) if x.rank else 0.0
+        unit = x.scaled(1.0 / largest) if largest else x
+        matrix = unit.to(torch.float64 if exact else torch.float32).matrix()
+        np.multiply(matrix.cpu().numpy(), largest, out=found[piece])
     return found.reshape(-1)
 
 
