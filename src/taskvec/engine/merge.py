@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final, overload
 
 from taskvec import methods
 from taskvec.checkpoint.checkpoint import Checkpoint
+from taskvec.checkpoint.decompositions import Decompositions
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import TensorSpec
@@ -42,6 +43,7 @@ def merge(
     base: Checkpoint | None = None,
     threads: int | None = None,
     device: str = CPU,
+    cache: Decompositions | None = None,
     **parameters: Any,
 ) -> TaskVector | Checkpoint:
     """The merge of task vectors, or of checkpoints for methods on points, by a registered method; lazy.
@@ -56,6 +58,7 @@ def merge(
         threads: workers of the folds; default: one a processor.
         device: where the method runs, e.g. "cuda": blocks are stacked there and what it makes of them comes back.
             Statistics, and merges that are linear combinations, stay on the CPU. Results agree to within rounding.
+        cache: where methods on singular triplets keep decompositions; default: what TASKVEC_DECOMPOSITIONS asks for.
         **parameters: those of the method.
 
     Returns:
@@ -83,7 +86,8 @@ def merge(
     first = next(iter(named.values()))
     for other in named.values():
         check_compatible(first, other)
-    merged = TaskVector(((1.0, Merged(chosen, named, bound, layout=layout, threads=threads, device=device)),))
+    options: Any = {"layout": layout, "threads": threads, "device": device, "cache": cache}
+    merged = TaskVector(((1.0, Merged(chosen, named, bound, **options)),))
     return merged if factor == 1.0 else factor * merged
 
 
@@ -174,6 +178,7 @@ class Merged(AbstractDelta):
         layout: Layout | None,
         threads: int | None,
         device: str = CPU,
+        cache: Decompositions | None = None,
     ) -> None:
         self.vectors = dict(vectors)
         specs: dict[str, TensorSpec] = {}
@@ -185,7 +190,7 @@ class Merged(AbstractDelta):
         skipped = len(self.specs) < len(specs)
         self.partial = skipped or any(leaf.partial for v in self.vectors.values() for _, leaf in v.terms)
         inputs = {n: _VectorInput(v) for n, v in self.vectors.items()}
-        options: Any = {"layout": layout, "threads": threads, "device": device}
+        options: Any = {"layout": layout, "threads": threads, "device": device, "cache": cache}
         self.merging = Merging(method, inputs, bound, specs=self.specs, **options)
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, final
 
+from taskvec.checkpoint.decompositions import Decompositions, leading_of
 from taskvec.delta import CHUNK, Factors
 from taskvec.errors import ConvergenceError, NonFiniteError
 from taskvec.methods._triplets import Spectral, Wanted
@@ -43,8 +44,8 @@ class Spectra:
     Held beside them, a worker: the delta of one task, and the triplets of all.
     """
 
-    def __init__(self, merging: Merging, spectral: Spectral, *, keep: int) -> None:
-        self._merging, self._spectral, self._keep = merging, spectral, keep
+    def __init__(self, merging: Merging, spectral: Spectral, *, keep: int, cache: Decompositions | None) -> None:
+        self._merging, self._spectral, self._keep, self._cache = merging, spectral, keep, cache
         self._wanted = {n: self._wanted_of(n) for n in merging.specs if merging.method_for(n) is merging.method}
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
@@ -119,7 +120,6 @@ class Spectra:
     def _decomposed(self, name: str, task: str, source: Input) -> Iterator[Triplets]:
         """The triplets of each part of one task's delta, from its factors where they are thinner than the matrix."""
         from taskvec.ops.factored import leading_of_product
-        from taskvec.ops.spectral import leading_for
         from taskvec.ops.triplets import Triplets
 
         wanted, shape = self._wanted[name], self._merging.specs[name].shape
@@ -132,7 +132,8 @@ class Spectra:
                 if factors is not None:
                     yield leading_of_product(factors[0][rows], factors[1][:, columns], wanted.rank).triplets
                 elif matrix is not None:
-                    yield leading_for(matrix[rows, columns], wanted.rank, exact=wanted.exact).triplets
+                    part = matrix[rows, columns]
+                    yield leading_of(part, wanted.rank, exact=wanted.exact, cache=self._cache).triplets
                 else:
                     yield Triplets.none(*_shape(shape, (rows, columns)))
             except ConvergenceError as error:
