@@ -106,6 +106,28 @@ def test_no_other_subspace_of_that_rank_keeps_more(route):
     assert float(found.triplets.s.norm()) >= float(expected.norm()) * (1 - 1e-6)
 
 
+@pytest.mark.parametrize("shape", [(128, 128), (400, 120), (120, 400)])
+@pytest.mark.parametrize("power", [1.4, 2.0, 4.0])
+def test_the_energy_that_is_certified_is_kept(power, shape):
+    x, rank = matrix(*shape, power), 16
+    found, (expected, s) = leading(x, rank, energy=0.999), truncated(x, rank)
+    assert found.route == "sampled"
+    kept = float(found.triplets.matrix().square().sum() / expected.square().sum())
+    assert 0.999 <= found.energy <= kept + 1e-6
+    assert float((x.double() - found.triplets.matrix()).square().sum()) <= float(
+        s[rank:].square().sum() + 0.001 * s.square().sum()
+    )
+    assert torch.equal(found.triplets.u, leading(x.clone(), rank, energy=0.999).triplets.u)
+
+
+def test_what_cannot_be_certified_is_decomposed():
+    for power in (0.0, 0.3, 1.0):
+        found = leading(matrix(128, 128, power), 16, energy=0.999)
+        assert found.route != "sampled"
+        assert found.energy == 1.0
+    assert leading(matrix(60, 60, 3.0), 8, energy=0.999).route == "svd"
+
+
 def test_factors_are_decomposed_without_their_product():
     left, right = torch.randn(300, 4, dtype=torch.float64), torch.randn(4, 250, dtype=torch.float64)
     found = leading_of_product(left, right, 3)

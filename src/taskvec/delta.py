@@ -222,6 +222,16 @@ class TensorDelta(AbstractDelta):
 
         add_scaled(total, coefficient, self._source.block(name, start, start + total.size))
 
+    def read32(self, out: npt.NDArray[np.float32], name: str, start: int) -> int:
+        """See the base class: float32 is copied."""
+        from taskvec.ops.bits import count_nonfinite
+
+        block = self._source.block(name, start, start + out.size)
+        if block.dtype.code != "F32":
+            return rounded(self, out, name, start)
+        out[:] = block.bits.view(out.dtype)
+        return count_nonfinite(block)
+
     def describe(self) -> str:
         """See the base class."""
         return "deltas in memory"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final, overload
 
 from taskvec import methods
 from taskvec.checkpoint.checkpoint import Checkpoint
+from taskvec.checkpoint.decompositions import Decompositions
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import TensorSpec
@@ -42,6 +43,7 @@ def merge(
     base: Checkpoint | None = None,
     threads: int | None = None,
     device: str = CPU,
+    cache: Decompositions | None = None,
     **parameters: Any,
 ) -> TaskVector | Checkpoint:
     """The merge of task vectors, or of checkpoints for methods on points, by a registered method; lazy.
@@ -57,6 +59,7 @@ def merge(
         threads: workers of the folds; default: one a processor.
         device: where the method runs, e.g. "cuda": blocks are stacked there and what it makes of them comes back.
             Statistics, and merges that are linear combinations, stay on the CPU. Results agree to within rounding.
+        cache: where methods on singular triplets keep decompositions; default: what TASKVEC_DECOMPOSITIONS asks for.
         **parameters: those of the method.
 
     Returns:
@@ -85,7 +88,7 @@ def merge(
     for other in named.values():
         check_compatible(first, other)
     by_tensor = factor if isinstance(factor, PerTensor) else None
-    options: Any = {"scale": by_tensor, "layout": layout, "threads": threads, "device": device}
+    options: Any = {"scale": by_tensor, "layout": layout, "threads": threads, "device": device, "cache": cache}
     merged = TaskVector(((1.0, Merged(chosen, named, bound, **options)),))
     return merged if by_tensor is not None or factor == 1.0 else factor * merged
 
@@ -188,6 +191,7 @@ class Merged(AbstractDelta):
         layout: Layout | None,
         threads: int | None,
         device: str = CPU,
+        cache: Decompositions | None = None,
     ) -> None:
         self.vectors, self.scale = dict(vectors), scale
         specs: dict[str, TensorSpec] = {}
@@ -199,7 +203,7 @@ class Merged(AbstractDelta):
         skipped = len(self.specs) < len(specs)
         self.partial = skipped or any(leaf.partial for v in self.vectors.values() for _, leaf in v.terms)
         inputs = {n: _VectorInput(v) for n, v in self.vectors.items()}
-        options: Any = {"layout": layout, "threads": threads, "device": device}
+        options: Any = {"layout": layout, "threads": threads, "device": device, "cache": cache}
         self.merging = Merging(method, inputs, bound, specs=self.specs, **options)
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:

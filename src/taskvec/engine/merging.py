@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 
+from taskvec.checkpoint.decompositions import Decompositions
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.roles import default_role
@@ -75,6 +76,7 @@ class Merging:
         threads: int | None = None,
         device: str = CPU,
         base: Input | None = None,
+        cache: Decompositions | None = None,
     ) -> None:
         self._device_name, self._device = device, device_of(device)
         self.method, self.inputs, self.bound, self.specs = method, dict(inputs), bound, specs
@@ -90,9 +92,9 @@ class Merging:
                 what = f"tensor '{name}' is {spec}, and {self.layout[name].spec} in the layout."
                 raise SchemaError(what, "give the layout of this model.")
             method.check_at(bound.at(name))
-        self.spectra = (
-            None if method.spectral is None else Spectra(self, method.spectral, keep=self._runner.threads + 1)
-        )
+        self.spectra = None
+        if method.spectral is not None:
+            self.spectra = Spectra(self, method.spectral, keep=self._runner.threads + 1, cache=cache)
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
         self._lock = threading.Lock()

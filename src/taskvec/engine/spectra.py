@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, final
 
+from taskvec.checkpoint.decompositions import Decompositions, leading_of
 from taskvec.delta import CHUNK, Factors
 from taskvec.errors import ConvergenceError, NonFiniteError
 from taskvec.methods._triplets import Spectral, Wanted
@@ -24,15 +25,16 @@ _THIN = 8  # factors of less than this part of the rank are multiplied where the
 
 @final
 class _Held:
-    """The merge of one matrix; whoever has the lock computes it.
+    """The merge of one matrix in its parts; whoever has the lock computes it.
 
-    `dense` too, where products entry by entry would cost more; no `factors`, where their rank is beyond a matrix's.
+    Products entry by entry cost more than one product of all where the rank is high: then that is kept, too.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.factors: Factors | None = None
+        self.merged: list[Triplets] | None = None
         self.dense: Floats | None = None
+        self.factors: Factors | None = None
 
 
 @final
@@ -42,8 +44,8 @@ class Spectra:
     Held beside them, a worker: the delta of one task, and the triplets of all.
     """
 
-    def __init__(self, merging: Merging, spectral: Spectral, *, keep: int) -> None:
-        self._merging, self._spectral, self._keep = merging, spectral, keep
+    def __init__(self, merging: Merging, spectral: Spectral, *, keep: int, cache: Decompositions | None) -> None:
+        self._merging, self._spectral, self._keep, self._cache = merging, spectral, keep, cache
         self._wanted = {n: self._wanted_of(n) for n in merging.specs if merging.method_for(n) is merging.method}
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
@@ -62,31 +64,39 @@ class Spectra:
         return place.split.pieces(place.spec.shape) if place.split else [(slice(None), slice(None))]
 
     def factors(self, name: str) -> Factors | None:
-        """The merged matrix as left @ right, float64; None where its rank is no smaller than its sides."""
-        return self._merged(name).factors
+        """The merged matrix as left @ right, float64; None where its rank is beyond that of a matrix."""
+        return self._held_of(name, dense=False).factors
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]`, in float64, only the rows it needs."""
         from taskvec.ops.bits import add_scaled_product
 
-        held = self._merged(name)
+        held = self._held_of(name, dense=True)
         if held.dense is not None:
             total += coefficient * held.dense[start : start + total.size]
         elif held.factors is not None:
             add_scaled_product(total, coefficient, *held.factors, start)
 
-    def _merged(self, name: str) -> _Held:
+    def _held_of(self, name: str, *, dense: bool) -> _Held:
+        """The merge with its factors; with its product instead, if that is wanted and pays."""
         with self._lock:
             held = self._held.setdefault(name, _Held())
             self._held.move_to_end(name)
             while len(self._held) > self._keep:
                 self._held.popitem(last=False)
+        shape, pieces = self._merging.specs[name].shape, self._pieces(name)
         with held.lock:
-            if held.factors is None and held.dense is None:
-                self._merge(name, held)
+            if held.merged is None:
+                held.merged = self._merge(name)
+            rank = sum(x.rank for x in held.merged)
+            if dense and rank * _THIN > min(shape):
+                if held.dense is None:
+                    held.dense = _dense(shape, pieces, held.merged, exact=self._wanted[name].exact)
+            elif held.factors is None and rank <= min(shape):
+                held.factors = _factors(shape, pieces, held.merged)
         return held
 
-    def _merge(self, name: str, held: _Held) -> None:
+    def _merge(self, name: str) -> list[Triplets]:
         pieces, bound = self._pieces(name), self._merging.bound.at(name)
         with self._merging.computing():
             spectra: list[list[Triplets]] = [[] for _ in pieces]
@@ -100,17 +110,11 @@ class Spectra:
                 merged.append(triplets)
                 for what, number in notes.items():
                     self._merging.note(name, what, number)
-        shape = self._merging.specs[name].shape
-        rank = sum(x.rank for x in merged)
-        if rank * _THIN > min(shape):
-            held.dense = _dense(shape, pieces, merged)
-        if rank <= min(shape):
-            held.factors = _factors(shape, pieces, merged)
+        return merged
 
     def _decomposed(self, name: str, task: str, source: Input) -> Iterator[Triplets]:
         """The triplets of each part of one task's delta, from its factors where they are thinner than the matrix."""
         from taskvec.ops.factored import leading_of_product
-        from taskvec.ops.spectral import leading_for
         from taskvec.ops.triplets import Triplets
 
         wanted, shape = self._wanted[name], self._merging.specs[name].shape
@@ -123,7 +127,8 @@ class Spectra:
                 if factors is not None:
                     yield leading_of_product(factors[0][rows], factors[1][:, columns], wanted.rank).triplets
                 elif matrix is not None:
-                    yield leading_for(matrix[rows, columns], wanted.rank, exact=wanted.exact).triplets
+                    part = matrix[rows, columns]
+                    yield leading_of(part, wanted.rank, exact=wanted.exact, cache=self._cache).triplets
                 else:
                     yield Triplets.none(*_shape(shape, (rows, columns)))
             except ConvergenceError as error:
@@ -161,12 +166,17 @@ def _shape(shape: Sequence[int], piece: Piece) -> tuple[int, int]:
     return m, n
 
 
-def _dense(shape: Sequence[int], pieces: Sequence[Piece], merged: Sequence[Triplets]) -> Floats:
+def _dense(shape: Sequence[int], pieces: Sequence[Piece], merged: Sequence[Triplets], *, exact: bool) -> Floats:
+    """All entries; products are as precise as the triplets are."""
     import numpy as np
+    import torch
 
     found = np.empty(tuple(shape))
-    for piece, triplets in zip(pieces, merged, strict=True):
-        found[piece] = triplets.matrix().double().cpu().numpy()
+    for piece, x in zip(pieces, merged, strict=True):
+        largest = float(x.s.abs().amax()) if x.rank else 0.0
+        unit = x.scaled(1.0 / largest) if largest else x
+        matrix = unit.to(torch.float64 if exact else torch.float32).matrix()
+        np.multiply(matrix.cpu().numpy(), largest, out=found[piece])
     return found.reshape(-1)
 
 

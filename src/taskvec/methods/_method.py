@@ -326,6 +326,7 @@ _GRAMS: Mapping[GramOf, Fold] = {
 ENTRY_POINTS = "taskvec.methods"  # the group in which other packages name a module, or a MergeMethod in one
 
 
+@functools.cache
 def _load() -> None:
     """Import every public module beside this one, in name order: a method is its file."""
     for module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.ops.spectral import column_gram, decompose
 
 Route = Literal["svd", "eigh", "newton_schulz"]
+_WELL = 64.0  # squared condition up to which a Gram matrix in float32 leaves 5 digits
 _STEPS = 60  # of Newton–Schulz: a direction of 1e-6 takes 35 to come near 1, and 6 more to reach it
 
 
@@ -35,28 +36,40 @@ def polar(
     *,
     tolerance: float = 1e-6,
     route: Route = "svd",
-    gram: Float64[Tensor, "k k"] | None = None,
+    gram: Float[Tensor, "k k"] | None = None,
 ) -> Polar:
     """P Qᵀ of columns = P diag(d) Qᵀ, over the directions with d > tolerance · max d, in float64.
 
     Columns that are linearly dependent (equal tasks) so share one direction, and no arbitrary one is made up. With
     c = max d / min d over the directions kept, the relative error is about 1e-15 c by "svd" and "newton_schulz", and
-    1e-16 c² by "eigh", which decomposes the Gram matrix columnsᵀ columns only (`gram`, where it is known already).
+    1e-16 c² by "eigh", which decomposes the Gram matrix columnsᵀ columns only (`gram`, where `gram_of` made it).
+    Columns of float32 with at least twice as many rows and c² < 64 are left in float32 there: 1e-7 c².
 
     More columns than rows have the transpose of their transpose's factor: rows are orthonormal there.
     """
-    exact = columns.double()
-    if not exact.numel():
-        return Polar(exact, 0, 1.0, route)
-    missing = exact.shape[1] - exact.shape[0]
+    if not columns.numel():
+        return Polar(columns.double(), 0, 1.0, route)
+    missing = columns.shape[1] - columns.shape[0]
     if missing > 0:
-        found = polar(exact.T, tolerance=tolerance, route=route)
+        found = polar(columns.T, tolerance=tolerance, route=route)
         return Polar(found.factor.T, found.dropped + missing, found.condition, found.route)
     if route == "svd":
-        return _by_svd(exact, tolerance)
-    known = column_gram(exact) if gram is None else gram
+        return _by_svd(columns.double(), tolerance)
+    known = gram_of(columns) if gram is None else gram
+    if known.dtype == torch.float32:
+        found = _by_eigh(columns, known, tolerance)
+        if route == "eigh" and not found.dropped and found.condition**2 < _WELL:
+            return found
+    exact = columns.double()
+    known = known if known.dtype == torch.float64 else column_gram(exact)
     quick = _by_newton_schulz(exact, known, tolerance) if route == "newton_schulz" else None
     return _by_eigh(exact, known, tolerance) if quick is None else quick
+
+
+def gram_of(columns: Float[Tensor, "m k"]) -> Float[Tensor, "k k"]:
+    """columnsᵀ columns, in float64 where columns may be nearly dependent: all but tall float32 ones."""
+    tall = columns.shape[0] >= 2 * columns.shape[1] and columns.dtype == torch.float32
+    return column_gram(columns if tall else columns.double())
 
 
 def _by_svd(columns: Tensor, tolerance: float) -> Polar:
@@ -73,10 +86,11 @@ def _report(d: Tensor, kept: Tensor, columns: int) -> tuple[int, float]:
 
 def _by_eigh(columns: Tensor, gram: Tensor, tolerance: float) -> Polar:
     squares, q = torch.linalg.eigh(gram)
-    floor = max(tolerance**2, len(squares) * torch.finfo(torch.float64).eps)
+    floor = max(tolerance**2, len(squares) * torch.finfo(gram.dtype).eps)
     kept = (squares > floor * squares.amax()) & (squares > 0.0)
     d, q = squares[kept].sqrt(), q[:, kept]
-    return Polar(columns @ ((q / d) @ q.T), *_report(d, d > 0.0, columns.shape[1]), "eigh")
+    factor = columns @ column_gram((q / d.sqrt()).T)
+    return Polar(factor.double(), *_report(d, d > 0.0, columns.shape[1]), "eigh")
 
 
 def _by_newton_schulz(columns: Tensor, gram: Tensor, tolerance: float) -> Polar | None:

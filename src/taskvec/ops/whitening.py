@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from taskvec.ops.polar import Polar, Route, polar
-from taskvec.ops.spectral import NOISE, column_gram, leading_for
+from taskvec.ops.polar import Polar, Route, gram_of, polar
+from taskvec.ops.spectral import NOISE, leading_for
 from taskvec.ops.triplets import Triplets
 
 ALIKE = 0.999  # cosine of two tasks above which they are reported
@@ -71,13 +71,13 @@ def orthogonalized(spectra: Sequence[Triplets], *, route: Route = "eigh", tolera
         tolerance: of a direction's strength, relative to the strongest.
     """
     given, blocks = side_by_side([x.top(int((x.s > NOISE * x.s[:1]).sum())) for x in spectra])
-    left, right = column_gram(given.u), column_gram(given.v)
+    left, right = gram_of(given.u), gram_of(given.v)
     return Whitened(
         s=given.s,
         blocks=blocks,
         left=polar(given.u, tolerance=tolerance, route=route, gram=left),
         right=polar(given.v, tolerance=tolerance, route=route, gram=right),
-        alike=alike(given.s, left.mul_(right), blocks),
+        alike=alike(given.s, left * right, blocks),
     )
 
 
@@ -87,11 +87,11 @@ def decorrelated(stacked: Float[Tensor, "task m n"], rank: int, *, tolerance: fl
 
 
 def side_by_side(spectra: Sequence[Triplets]) -> tuple[Triplets, tuple[slice, ...]]:
-    """The triplets of all tasks in one, which is their sum, in float64, and where those of each task lie."""
+    """The triplets of all tasks in one, which is their sum, with s in float64, and where those of each task lie."""
     stops = list(accumulate(x.rank for x in spectra))
     blocks = tuple(slice(stop - x.rank, stop) for stop, x in zip(stops, spectra, strict=True))
     u, s, v = (torch.cat(sides, -1) for sides in zip(*((x.u, x.s, x.v) for x in spectra), strict=True))
-    return Triplets(u, s, v).to(torch.float64), blocks
+    return Triplets(u, s.double(), v), blocks
 
 
 def alike(s: Tensor, overlaps: Tensor, blocks: Sequence[slice]) -> tuple[tuple[int, int, float], ...]:
@@ -100,7 +100,7 @@ def alike(s: Tensor, overlaps: Tensor, blocks: Sequence[slice]) -> tuple[tuple[i
     for i, j in combinations(range(len(blocks)), 2):
         a, b = s[blocks[i]], s[blocks[j]]
         norms = float(torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b))
-        cosine = float(a @ overlaps[blocks[i], blocks[j]] @ b) / norms if norms else 0.0
+        cosine = float(a @ overlaps[blocks[i], blocks[j]].double() @ b) / norms if norms else 0.0
         if abs(cosine) > ALIKE:
             found.append((i, j, cosine))
     return tuple(found)
