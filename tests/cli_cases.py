@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -48,6 +49,28 @@ def process(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
     command = [sys.executable, "-m", "taskvec", *map(str, arguments)]
     environment = os.environ | ENVIRONMENT | options.pop("env", {})
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, **options)
+
+
+def on_a_terminal(*arguments: object) -> str:
+    """What `taskvec` shows on a terminal of 80 columns when bars do not wait."""
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
+    code = "from taskvec.cli import _progress, main; _progress._DELAY = 0.0; main()"
+    line = [sys.executable, "-c", code, *map(str, arguments)]
+    shown = b""
+    with subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=follower, env=environment) as running:
+        os.close(follower)
+        while True:
+            try:
+                data = os.read(leader, 65536)
+            except OSError:  # how Linux says that the other side is closed
+                break
+            if not data:
+                break
+            shown += data
+    os.close(leader)
+    assert running.returncode == 0, shown
+    return shown.decode()
 
 
 def tensors(seed: int) -> dict[str, torch.Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
 import resource
 import signal
@@ -20,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 import taskvec as tv
-from cli_cases import ENVIRONMENT, folder, process, tensors
+from cli_cases import ENVIRONMENT, folder, on_a_terminal, process, tensors
 from taskvec.cli._app import verbs
 
 HEAVY = ["torch", "numpy", "transformers", "numba", "scipy", "sklearn", "yaml", "filelock", "pydantic"]
@@ -234,26 +233,8 @@ def test_progress_is_silent_where_nobody_looks(big: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("quiet", [False, True])
 def test_progress_is_shown_on_a_terminal_unless_quiet(big: Path, tmp_path: Path, quiet: bool) -> None:
-    leader, follower = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80"}
-    code = "from taskvec.cli import _progress, main; _progress._DELAY = 0.0; main()"
-    arguments = [sys.executable, "-c", code, *command(big, tmp_path / "out")[3:]]
-    with subprocess.Popen(
-        arguments + ["--quiet"] * quiet, stdout=subprocess.DEVNULL, stderr=follower, env=environment
-    ) as running:
-        os.close(follower)
-        shown = b""
-        while True:
-            try:
-                data = os.read(leader, 65536)
-            except OSError:  # how Linux says that the other side is closed
-                break
-            if not data:
-                break
-            shown += data
-    os.close(leader)
-    assert running.returncode == 0
-    assert (b"writing" in shown and b"/134.2 MB" in shown) is not quiet
+    shown = on_a_terminal(*command(big, tmp_path / "out")[3:], *(["--quiet"] * quiet))
+    assert ("writing" in shown and "/134.2 MB" in shown) is not quiet
 
 
 def test_a_full_disk_is_refused_and_what_is_finished_is_kept(big: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_docstrings_fall_into_their_sections() -> None:
 @pytest.mark.usefixtures("models")
 def test_the_recipes_of_the_page_on_merging_run() -> None:
     """Every YAML block is planned and built; the Python block and the flags write what the first one does."""
-    recipes = blocks("merging.md", "yaml")
+    recipes = [text for text in blocks("merging.md", "yaml") if not text.startswith("# layout.yml")]
     assert len(recipes) == 4
     for i, text in enumerate(recipes):
         Path(f"{i}.yml").write_text(text)
@@ -100,6 +100,40 @@ def test_the_recipes_of_the_page_on_merging_run() -> None:
     for other in ("merged", "by-flags"):
         for file in Path("merged-0").iterdir():
             assert (Path(other) / file.name).read_bytes() == file.read_bytes()
+
+
+def test_the_layout_and_the_flags_of_the_page_on_merging_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shapes = {"h.0.attn.qkv.weight": (12, 4), "embed_tokens.weight": (9, 4)}
+    for seed, name in enumerate(("base", "math", "code")):
+        numbers = torch.Generator().manual_seed(seed)
+        save_model(Path(name), {n: torch.randn(shape, generator=numbers) for n, shape in shapes.items()})
+    (layout,) = [text for text in blocks("merging.md", "yaml") if text.startswith("# layout.yml")]
+    Path("layout.yml").write_text(layout)
+    page = (ROOT / "docs/merging.md").read_text("utf-8")
+    for name in ("in-parts", "aligned"):
+        (flags,) = re.findall(rf"^taskvec merge (--method .* -o {name})$", page, re.MULTILINE)
+        call("merge", *flags.split())
+    assert "rows 3" in Path("in-parts/README.md").read_text("utf-8")
+    base = tv.Checkpoint.open("base")
+    moved = {name: tv.Checkpoint.open(name) - base for name in ("math", "code")}
+    average = base + tv.merge("average", moved)
+    assert torch.equal(tv.Checkpoint.open("in-parts")["embed_tokens.weight"], average["embed_tokens.weight"])
+
+
+@pytest.mark.usefixtures("models")
+def test_the_code_of_the_page_on_bases_runs() -> None:
+    """What its comments say is true."""
+    (code,) = blocks("bases.md", "python")
+    found: dict[str, Any] = {}
+    exec(code, found)
+    basis, store, vectors = found["basis"], found["store"], found["vectors"]
+    total = sum(vectors.values())
+    assert all(torch.allclose(found["total"][n], total[n], atol=1e-5) for n in NAMES)
+    assert Path("edited").is_dir()
+    assert len(list(Path("library/shared").iterdir())) == basis.size == 2
+    assert list(Path("library/vectors").iterdir()) == []
+    assert all(basis.error(n) == pytest.approx(store.error(n), rel=0.01) for n in vectors)
 
 
 def test_the_method_of_the_page_on_extending_runs(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:

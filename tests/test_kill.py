@@ -21,6 +21,13 @@ from vector_cases import normal, tree
 
 KILLS = 60  # of each kind
 TENSORS = 24
+CODECS: dict[str, dict[str, object]] = {
+    "dense": {},
+    "int8": {},
+    "int4": {},
+    "sparse": {"density": 0.3},
+    "tsv": {"density": 0.2},
+}
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -55,9 +62,8 @@ def write(folder: Path, tensors: dict[str, object]) -> None:
 def warm(root: Path) -> None:
     model(root).save(root / "warm")
     store = tv.Store.create(root / "warm-store", base=tv.Checkpoint.open(root / "base"))
-    for task in range(6):
-        store.add(f"{task}", tv.Checkpoint.open(root / f"tuned{task}"), codec="int8")
-    store.add("dense", tv.Checkpoint.open(root / "tuned0"))
+    for task, (codec, options) in enumerate(CODECS.items()):
+        store.add(f"{task}", tv.Checkpoint.open(root / f"tuned{task}"), codec=codec, **options)
     store.verify()
     shutil.rmtree(root / "warm-store")
     shutil.rmtree(root / "warm")
@@ -132,13 +138,18 @@ def remove(path: Path) -> None:
         shutil.rmtree(victim, ignore_errors=True) if victim.is_dir() else victim.unlink(missing_ok=True)
 
 
+def extract(codec: str) -> Callable[[Path, Path], object]:
+    return lambda root, out: vector(root).save(out, codec=codec, threads=2, force=True, **CODECS[codec])
+
+
 JOBS: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "apply": ("out", lambda root, out: model(root).save(out, threads=2, force=True)),
-    "extract": (
-        "v.tv.safetensors",
-        lambda root, out: vector(root).save(out, threads=2, force=True),
-    ),
-}  # fmt: skip
+    **{f"extract {codec}": ("v.tv.safetensors", extract(codec)) for codec in CODECS},
+}
+
+
+def test_every_codec_is_killed() -> None:
+    assert CODECS.keys() | {"lora"} == set(tv.codecs.names())  # lora stores adapters, not deltas of checkpoints
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -178,7 +189,8 @@ def content(store: tv.Store) -> dict[str, tuple[str, str]]:
 
 def three(round_: int) -> list[tuple[str, int, str]]:
     """What one child adds: (name, fine-tune, codec); names come again with other content."""
-    return [(f"task{(round_ + k) % 7}", (round_ + k) % 6, "int8" if k else "dense") for k in range(3)]
+    codecs = list(CODECS)
+    return [(f"task{(round_ + k) % 7}", (round_ + k) % 6, codecs[(round_ + 2 * k) % len(codecs)]) for k in range(3)]
 
 
 def test_a_store_is_valid_after_every_kill_and_keeps_what_was_acknowledged(models: Path, tmp_path: Path) -> None:
@@ -190,7 +202,7 @@ def test_a_store_is_valid_after_every_kill_and_keeps_what_was_acknowledged(model
         def run(pipe: int) -> None:
             mine = tv.Store.open(store.path, base=base)
             for name, task, codec in three(round_):
-                mine.add(name, tuned[task], codec=codec, force=True, threads=2)
+                mine.add(name, tuned[task], codec=codec, force=True, threads=2, **CODECS[codec])
                 os.write(pipe, f"{name}\n".encode())
             if "task0" in mine and round_ % 5 == 4:
                 mine.remove("task0")

@@ -11,7 +11,7 @@ GROUPS = [
     {"errors", "_caret", "callable_module"},
     {"ops"},
     {"checkpoint"},
-    {"delta", "vector", "edited", "expression", "_expression_tree", "_expression_parser"} | {"adapters"},
+    {"delta", "vector", "gramian", "edited", "expression", "_expression_tree", "_expression_parser"} | {"adapters"},
     {"codecs", "methods", "analyze"},
     {"transforms"},
     {"store", "basis", "engine"},
@@ -19,6 +19,7 @@ GROUPS = [
     {"suites"},
     {"tune", "evaluate", "multitask"},
     {"report"},
+    {"bench"},
     {"demo"},
     {"cli", "__main__", "studio"},
 ]

@@ -6,8 +6,9 @@ import torch
 
 from taskvec.errors import ParameterError
 from taskvec.methods import _method
-from taskvec.methods._method import Place, merge_method
+from taskvec.methods._method import merge_method
 from taskvec.methods._parameters import Seed
+from taskvec.methods._place import Place
 from taskvec.testing import ContractError, check_law, check_method, check_reference, evaluate, fit, named
 
 NAMED = named()

@@ -16,12 +16,15 @@ from taskvec.evaluate import (
     compression,
     deltas_of,
     evaluate,
+    line,
     negation,
     normalized,
     own_scores,
     prepare,
+    score,
 )
-from taskvec.suites import TextEncoder, heads_of
+from taskvec.evaluate.selection import around
+from taskvec.suites import LinearizedEncoder, TextEncoder, heads_of
 from taskvec.tune import Settings, tune
 from tiny_text import open_tiny, tiny_suite, write_tiny_encoder
 
@@ -158,3 +161,52 @@ def test_negation_needs_zero_in_its_grid_and_a_prepared_control(trained: Trained
             scales=SCALES,
             **options,
         )
+
+
+def test_refining_tries_more_scales_around_the_best_and_keeps_the_order(trained: Trained) -> None:
+    (row,) = added(trained, {"sum": tv.merge("task_arithmetic", trained.vectors)}).rows  # type: ignore[attr-defined]
+    found = addition(
+        trained.encoder,
+        {"sum": tv.merge("task_arithmetic", trained.vectors)},
+        validation=trained.val,
+        test=trained.test,
+        single_validation=trained.single_val,
+        single_test=trained.single_test,
+        scales=SCALES,
+        refine=4,
+    )["sum"]
+    tried = [scale for scale, _ in found.curve]
+    assert tried == sorted({*SCALES, *around(SCALES, row.scale, 4)})
+    assert max(value for _, value in found.curve) >= max(value for _, value in row.curve)
+    assert dict(row.curve).items() <= dict(found.curve).items()
+
+
+@pytest.mark.parametrize(
+    ("scales", "best", "count", "expected"),
+    [
+        ((0.0, 1.0, 2.0), 1.0, 4, [1 / 3, 2 / 3, 4 / 3, 5 / 3]),
+        ((1.0, 2.0), 2.0, 2, [1.5, 2.5]),  # beyond the largest, as far as the one before it is
+        ((1.0, 2.0), 1.0, 2, [0.5, 1.5]),  # below the smallest is 0
+        ((0.0, 1.0), 0.0, 2, [0.5]),
+        ((1.0,), 1.0, 1, [1.5]),
+        ((1.0,), 1.0, 0, []),
+    ],
+)
+def test_around_is_between_the_neighbors(
+    scales: tuple[float, ...], best: float, count: int, expected: list[float]
+) -> None:
+    assert around(scales, best, count) == pytest.approx(expected, abs=1e-6)
+
+
+def test_around_refuses_a_negative_count() -> None:
+    with pytest.raises(ParameterError, match="refine=-1 is negative"):
+        around((1.0,), 1.0, -1)
+
+
+def test_a_linear_line_is_the_model_to_first_order(trained: Trained) -> None:
+    delta = deltas_of(trained.encoder, trained.vectors["color"])
+    with line(trained.encoder, trained.test, delta, regime="posthoc", linear=True) as at:
+        for scale in (0.0, 0.7):
+            moved = {name: scale * change for name, change in delta.items()}
+            model = LinearizedEncoder(origin=trained.encoder, tau=moved)
+            assert at(scale) == score(model, trained.test, regime="posthoc")  # type: ignore[arg-type]

@@ -1,20 +1,20 @@
 """The tangent space: the linearized model, its gradient, the regimes, and the disentanglement error."""
 
-import copy
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import taskvec as tv
-from taskvec.errors import FormatError, NonFiniteError, ParameterError, SchemaError, UnknownName
+from plain_models import counts, seeded
+from taskvec.errors import FormatError, NonFiniteError, ParameterError, SchemaError, TimeLimit, UnknownName
 from taskvec.evaluate import Prepared, Scores, affine, disentanglement, prepare, resident, score
-from taskvec.suites import LinearizedEncoder, Suite, TextEncoder, class_name_head, heads_of
+from taskvec.suites import LinearizedEncoder, ModuleEncoder, Suite, TextEncoder, class_name_head, heads_of
 from taskvec.suites.linearize import along, first_order, linearize, weights_of
 from taskvec.tune import Settings, regime_names, tune
 from taskvec.tune.adapters import _products, _start
@@ -153,9 +153,9 @@ class _Pair(nn.Linear):
 class _OnlyBackward(nn.Module):
     """A module whose operation has no forward-mode derivative."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 4) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.linspace(0.1, 1.0, 4))
+        self.weight = nn.Parameter(torch.linspace(0.1, 1.0, width))
 
     def forward(self, x: Tensor) -> Tensor:
         class Cube(torch.autograd.Function):
@@ -213,34 +213,14 @@ def test_the_product_is_an_ordinary_model_at_base_plus_vector(
     assert tv.Checkpoint.open(tmp_path / "same").fingerprint() == saved.fingerprint()
 
 
-@dataclass(frozen=True)
-class LinearEncoder:
-    """Features that are linear in the weights: a matrix on counts of letters."""
-
-    module: nn.Module
-
-    def batch(self, inputs: Sequence[str]) -> dict[str, Tensor]:
-        rows = [[float(text.count(chr(97 + i))) for i in range(26)] for text in inputs]
-        return {"input": torch.tensor(rows, dtype=torch.float64)}
-
-    def features(self, batch: Any, *, params: Any = None) -> Tensor:
-        own = dict(self.module.named_parameters()) if params is None else dict(params)
-        result: Tensor = torch.func.functional_call(self.module, own, (batch["input"],))
-        return result
-
-    def duplicate(self) -> Self:
-        return replace(self, module=copy.deepcopy(self.module))
-
-    def encode(self, inputs: Sequence[str]) -> Tensor:
-        return nn.functional.normalize(self.features(self.batch(inputs)).detach(), dim=-1).float()
-
-    def save(self, folder: str | Path) -> Path:
-        raise NotImplementedError
+def linear_encoder() -> ModuleEncoder:
+    """Features that are linear in the weights: a matrix on counts of letters. Class phrases are texts, too."""
+    encoder = ModuleEncoder(module=seeded(nn.Linear(8, 8)), read=counts())
+    return replace(encoder, phrases=encoder.encode)
 
 
 def test_on_a_linear_model_tangent_and_ordinary_tuning_are_the_same(suite: Suite) -> None:
-    torch.manual_seed(0)
-    model = LinearEncoder(nn.Linear(26, 8).double().eval())
+    model = linear_encoder()
     settings = replace(QUICK, steps=12, weight_decay=0.0, autocast=False)
     found = [tune(model, suite.tasks[0], regime=r, settings=settings) for r in ("standard", "tangent")]
     assert found[0].losses == pytest.approx(found[1].losses, rel=1e-6)
@@ -258,7 +238,7 @@ def test_attention_only_moves_the_matrices_of_attention(encoder: TextEncoder, su
 
 def test_attention_only_needs_attention(suite: Suite) -> None:
     with pytest.raises(ParameterError, match="no module of Linear has 'Attention'"):
-        tune(LinearEncoder(nn.Linear(26, 8).double()), suite.tasks[0], regime="attention_only", settings=QUICK)
+        tune(linear_encoder(), suite.tasks[0], regime="attention_only", settings=QUICK)
 
 
 @pytest.mark.parametrize("regime", ["lora", "l_lora"])
@@ -440,5 +420,61 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
     settings, state = replace(QUICK, steps=6, batch_size=4, learning_rate=1e30, warmup=1.0), tmp_path / "state.pt"
     with pytest.raises(NonFiniteError, match="at step"):
         tune(encoder, suite.tasks[0], settings=settings, resume=state, save_every=1)
+    assert not state.exists()  # the first step's weights gave no finite loss
+
+
+def test_the_state_that_is_kept_gave_a_finite_loss(encoder: TextEncoder, suite: Suite, tmp_path: Path) -> None:
+    settings, state, task = replace(QUICK, steps=6, batch_size=4), tmp_path / "state.pt", suite.tasks[0]
+    broken = encoder.duplicate()
+    done = []
+
+    def spoil(step: tv.tune.Step) -> None:
+        done.append(step.step)
+        if step.step == 4:  # the model reads texts through `batch`, which the run shares
+            object.__setattr__(broken, "tokenizer", _Never())
+
+    class _Never:
+        def __call__(self, *args: Any, **options: Any) -> Any:
+            found = dict(encoder.tokenizer(*args, **options))
+            return {**found, "attention_mask": torch.zeros_like(found["attention_mask"])}  # a mean over no token: NaN
+
+    with pytest.raises(NonFiniteError, match="at step 5 is nan"):
+        tune(broken, task, settings=settings, resume=state, save_every=1, progress=spoil)
     kept = torch.load(state, weights_only=True)
-    assert all(each.isfinite().all() for each in kept["parameters"].values())
+    assert done == [1, 2, 3, 4]
+    assert len(kept["losses"]) == 3
+    again = tune(encoder, task, settings=settings, resume=state)
+    whole = tune(encoder, task, settings=settings)
+    assert again.losses == whole.losses
+    assert again.losses[:3] == tuple(kept["losses"])
+
+
+def test_a_finished_state_needs_no_step_and_a_time_limit_keeps_what_was_done(
+    encoder: TextEncoder, suite: Suite, tmp_path: Path
+) -> None:
+    settings, state, task = replace(QUICK, steps=5, batch_size=4), tmp_path / "state.pt", suite.tasks[0]
+    whole, steps = tune(encoder, task, settings=settings), []
+    options: dict[str, Any] = {"settings": settings, "resume": state, "progress": lambda s: steps.append(s.step)}
+    for done in (1, 2):
+        with pytest.raises(TimeLimit, match=rf"was at step {done} of 5 when its 0 s were over\.\nFix: call again"):
+            tune(encoder, task, seconds=0.0, **options)
+    with pytest.raises(TimeLimit, match=r"Fix: give resume=FILE to keep what was done, or allow more seconds"):
+        tune(encoder, task, settings=settings, seconds=0.0)
+    again = tune(encoder, task, seconds=1000.0, **options)
+    assert steps == [1, 2, 3, 4, 5]
+    assert again.losses == whole.losses
+    assert all(torch.equal(d, again.delta[n]) for n, d in whole.delta.items())
+    assert tune(encoder, task, seconds=0.0, **options).losses == whole.losses
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_tangent_tuning_takes_central_differences_where_it_is_told_to(suite: Suite, encoder: TextEncoder) -> None:
+    settings = replace(QUICK, steps=4, batch_size=4)
+    exact = tune(encoder, suite.tasks[0], regime="tangent", settings=settings)
+    central = tune(encoder, suite.tasks[0], regime="tangent", settings=replace(settings, derivative="central"))
+    assert exact.losses == pytest.approx(central.losses, rel=1e-3)
+    assert exact.losses != central.losses
+    only_backward = ModuleEncoder(module=_OnlyBackward(8), read=counts("x"), phrases=lambda p: torch.eye(8)[: len(p)])
+    with pytest.raises(ParameterError, match=r'derivative="central"'):
+        tune(only_backward, suite.tasks[0], regime="tangent", settings=settings)
+    tune(only_backward, suite.tasks[0], regime="tangent", settings=replace(settings, derivative="central"))

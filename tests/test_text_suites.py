@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from taskvec.errors import FormatError, ParameterError, SchemaError
-from taskvec.suites import text8, text12
+from taskvec.suites import TextEncoder, text8, text12
 from taskvec.suites.tables import Table, read_task
 from taskvec.suites.text_suites import MORE, TEXT8
 
@@ -78,6 +78,17 @@ def test_pairs_are_joined(tmp_path: Path) -> None:
         write(tmp_path / "t", split, {**rows(4), "other": ["b"] * 4})
     task = read_task(Table(name="t", pair="other"), tmp_path)
     assert "text number 0 [SEP] b" in task.split("train").texts
+
+
+def test_the_separator_of_a_pair_is_the_models_own_token(tmp_path: Path) -> None:
+    encoder = TextEncoder.open()
+    for split in ("train", "val", "test"):
+        write(tmp_path / "t", split, {**rows(1), "other": ["b"]})
+    (joined,) = read_task(Table(name="t", pair="other"), tmp_path).split("train").texts
+    separator = encoder.tokenizer.sep_token_id
+    assert encoder.batch([joined])["input_ids"][0].tolist().count(separator) == 2  # between the texts and at the end
+    pair = encoder.tokenizer("text number 0", "b")["input_ids"]
+    assert encoder.batch([joined])["input_ids"][0].tolist() == pair
 
 
 def test_what_is_missing_is_named_with_where_to_put_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from elsewhere import Elsewhere
 from merge_cases import save_model
 from taskvec.errors import ParameterError, SchemaError, SpaceError, UnknownName
 from taskvec.methods._parameters import PerTensor
-from taskvec.ops.decorrelate import decorrelated
+from taskvec.ops.whitening import decorrelated
 from taskvec.testing import named
 from taskvec.transforms import _transform
 from taskvec.transforms._transform import vector_transform
@@ -93,6 +93,13 @@ def test_the_parts_are_orthogonal_and_keep_the_singular_values():
     np.testing.assert_allclose(np.linalg.svd(total, compute_uv=False), kept, rtol=1e-5)
 
 
+def test_low_rank_tasks_that_share_no_direction_stay_as_they_are():
+    q, p = (np.linalg.qr(normal(n, 6, seed=9))[0] for n in (12, 20))
+    x = np.stack([(q[:, c] * [3.0, 1.0]) @ p[:, c].T for c in (slice(0, 2), slice(2, 4), slice(4, 6))])
+    for part, expected in zip(tv.transform("orthogonalize", vectors({"w": x.astype("f4")})).values(), x, strict=True):
+        np.testing.assert_allclose(part["w"], expected, atol=1e-6)
+
+
 def test_one_task_keeps_its_matrix():
     x = normal(1, 7, 9)
     np.testing.assert_allclose(tv.transform("orthogonalize", vectors({"w": x}))["a"]["w"], x[0], atol=1e-6)
@@ -122,7 +129,7 @@ def test_equal_tasks_get_equal_shares_and_a_zero_task_nothing():
 def test_the_tolerance_decides_whether_nearly_equal_tasks_share():
     x = normal(1, 12, 20)
     near = torch.from_numpy(np.concatenate([x, x + 1e-4 * normal(1, 12, 20, seed=1)]))
-    apart, shared = (decorrelated(near, 6, tolerance=t).sum(0) for t in (1e-6, 1e-2))
+    apart, shared = (decorrelated(near, 6, tolerance=t).parts().sum(0) for t in (1e-6, 1e-2))
     assert apart.norm() > 1.3 * shared.norm()
 
 

@@ -169,9 +169,10 @@ def test_an_empty_training_split_is_refused(encoder: TextEncoder, suite: Suite) 
         ("weight_decay", -0.1),
         ("warmup", 1.1),
         ("clip", 0.0),
+        ("derivative", "backward"),
     ],
 )
-def test_settings_out_of_range_are_refused(name: str, value: float) -> None:
+def test_settings_out_of_range_are_refused(name: str, value: object) -> None:
     with pytest.raises(ParameterError, match=f"{name}={value} is out of its range"):
         Settings(**{name: value})  # type: ignore[arg-type]
 

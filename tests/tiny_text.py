@@ -1,5 +1,6 @@
 """A real transformers encoder with random weights, small enough to train in a second, and a task it can learn."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from taskvec.suites import Split, Suite, Task, TextEncoder, base_source
 
 COLORS = ("red", "green", "blue", "yellow")
 ANIMALS = ("dog", "cat", "horse", "mouse")
+WORDS = (COLORS[:2], ANIMALS[:2], COLORS[2:], ANIMALS[2:])
 
 
 def write_tiny_encoder(folder: Path) -> Path:
@@ -60,3 +62,14 @@ def tiny_suite(folder: Path) -> Suite:
 def open_tiny(folder: Path) -> TextEncoder:
     """The encoder of `write_tiny_encoder`."""
     return TextEncoder.open(folder)
+
+
+def write_tables(folder: Path, names: Iterable[str]) -> Path:
+    """`NAME/{train,val,test}.csv` for the tasks of a suite that reads tables: word tasks with words of their own."""
+    for at, name in enumerate(names):
+        words = WORDS[at % len(WORDS)]
+        (folder / name).mkdir(parents=True)
+        for split, rows in word_task(name, words).splits.items():
+            lines = [f"{text},{words[label]}" for text, label in zip(rows.texts, rows.labels, strict=True)]
+            (folder / name / f"{split}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    return folder

@@ -20,15 +20,21 @@ from taskvec.vector import TaskVector as TaskVector
 
 if TYPE_CHECKING:
     from taskvec import analyze as analyze
+    from taskvec import basis as basis
+    from taskvec import bench as bench
     from taskvec import evaluate as evaluate
     from taskvec import methods as methods
     from taskvec import report as report
     from taskvec import suites as suites
     from taskvec import transforms as transforms
     from taskvec import tune as tune
+    from taskvec.basis.basis import Basis as Basis
+    from taskvec.basis.certificates import certificate as certificate
     from taskvec.engine.merge import merge as merge
     from taskvec.engine.transform import transform as transform
     from taskvec.evaluate.disentanglement import disentanglement as disentanglement
+    from taskvec.gramian import Gram as Gram
+    from taskvec.gramian import gram as gram
     from taskvec.recipes.plan import Plan as Plan
     from taskvec.recipes.recipe import Recipe as Recipe
     from taskvec.store import Store as Store
@@ -38,15 +44,19 @@ __version__ = "0.1.0.dev0"
 
 # Public names whose modules import torch or transformers, or are not needed by everyone: loaded at first use.
 _LAZY = {
+    "Basis": "taskvec.basis",
+    "Gram": "taskvec.gramian",
     "Plan": "taskvec.recipes.plan",
     "Recipe": "taskvec.recipes.recipe",
     "Store": "taskvec.store",
+    "certificate": "taskvec.basis",
     "disentanglement": "taskvec.evaluate",
+    "gram": "taskvec.gramian",
     "linearize": "taskvec.suites.linearize",
     "merge": "taskvec.engine.merge",
     "transform": "taskvec.engine.transform",
 }
-_LAZY_ROOMS = ("analyze", "evaluate", "methods", "report", "suites", "transforms", "tune")
+_LAZY_ROOMS = ("analyze", "basis", "bench", "evaluate", "methods", "report", "suites", "transforms", "tune")
 
 
 def __getattr__(name: str) -> Any:

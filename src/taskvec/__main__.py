@@ -1,6 +1,6 @@
 """`python -m taskvec` is the console command."""
 
-from taskvec.cli import main
+from _taskvec_command import main
 
 if __name__ == "__main__":
     main()

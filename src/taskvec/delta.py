@@ -100,6 +100,10 @@ class AbstractDelta(abc.ABC):
         """What identifies all that this leaf reads, for resuming a run; None when it cannot be identified."""
         return None
 
+    def notes(self) -> Mapping[str, Mapping[str, float]]:
+        """What methods had to report of the tensors that were read so far, by tensor."""
+        return {}
+
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """Where this displacement comes from, as plain data; `blank` puts zeros for hashes that would need a read."""
         return {"vector": self.describe()}
@@ -217,6 +221,16 @@ class TensorDelta(AbstractDelta):
         from taskvec.ops.bits import add_scaled
 
         add_scaled(total, coefficient, self._source.block(name, start, start + total.size))
+
+    def read32(self, out: npt.NDArray[np.float32], name: str, start: int) -> int:
+        """See the base class: float32 is copied."""
+        from taskvec.ops.bits import count_nonfinite
+
+        block = self._source.block(name, start, start + out.size)
+        if block.dtype.code != "F32":
+            return rounded(self, out, name, start)
+        out[:] = block.bits.view(out.dtype)
+        return count_nonfinite(block)
 
     def describe(self) -> str:
         """See the base class."""

@@ -7,8 +7,10 @@ TaskVecError                 base: message = the fact with name and value, then 
 ├── ParameterError           an option out of its range
 ├── UnknownName              a name that is not known here (the nearest known one is suggested)
 ├── NonFiniteError           NaN or Inf where numbers are needed
+├── ConvergenceError         a decomposition that does not converge by any route
 ├── ExpressionError          an expression string that does not parse (points at the column)
 ├── DestinationError         an output that exists already, is in use, or does not fit on the disk
+├── TimeLimit                work that was not done when its time was over
 └── StoreError               a store that is damaged or does not hold what was asked for
 """
 
@@ -61,6 +63,10 @@ class NonFiniteError(TaskVecError, ValueError):
     """NaN or Inf where numbers are needed; never silently turned into numbers."""
 
 
+class ConvergenceError(TaskVecError, ArithmeticError):
+    """A matrix whose decomposition does not converge by any route."""
+
+
 class ExpressionError(TaskVecError, ValueError):
     """An expression string that does not parse; the message points at the column."""
 
@@ -69,6 +75,12 @@ class DestinationError(TaskVecError, OSError):
     """An output that exists already, is in use by another process, or does not fit on the disk."""
 
     __str__ = Exception.__str__  # OSError would print a tuple
+
+
+class TimeLimit(TaskVecError, TimeoutError):
+    """Work that was not done when its time was over; what was done is kept where the message says."""
+
+    __str__ = Exception.__str__  # as an OSError, it would print a tuple
 
 
 class StoreError(TaskVecError, RuntimeError):

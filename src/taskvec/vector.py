@@ -5,7 +5,7 @@ from __future__ import annotations
 import decimal
 import math
 import numbers
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, final
 
@@ -325,3 +325,20 @@ def check_compatible(a: TaskVector, b: TaskVector) -> None:
             f"the vectors were cut from two bases: {a.describe()} from {first}, {b.describe()} from {second}.",
             "use vectors of one base, or vector.rebased() (--rebase) if you mean it.",
         )
+
+
+def check_same_base(leaves: Sequence[AbstractDelta], name: str) -> None:
+    """Refuse a tensor that two leaves were cut from different bases of; hashes it unless the hashes are known.
+
+    Raises:
+        SchemaError: the two leaves and their bases.
+    """
+    known = [(leaf, leaf.base) for leaf in leaves if leaf.base is not None]
+    for leaf, base in known[1:]:
+        first, origin = known[0]
+        if base is not origin and base.tensor(name) != origin.tensor(name):
+            raise SchemaError(
+                f"{leaf.describe()} and {first.describe()} were cut from different bases (tensor '{name}': "
+                f"{base.whole()} and {origin.whole()}).",
+                "combine vectors of one base, or use vector.rebased() if you mean it.",
+            )

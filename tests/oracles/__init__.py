@@ -110,9 +110,13 @@ def peft_vote(rows, coefficients, *, majority):
 
 
 def by_matrix(stacks, merge, otherwise=lambda x: x.mean(0)):
-    """`merge` of (task, m, n) where both are larger than 1, `otherwise` of the rest."""
-    matrix = {n: x.ndim == 3 and min(x.shape[1:]) > 1 for n, x in stacks.items()}
-    return {n: (merge if matrix[n] else otherwise)(x) for n, x in stacks.items()}
+    """`merge` of matrices (task, m, n), `otherwise` of the rest."""
+    return {n: (merge if is_matrix(x) else otherwise)(x) for n, x in stacks.items()}
+
+
+def is_matrix(x):
+    """Whether (task, m, n), with m and n larger than 1 and not below the number of tasks."""
+    return x.ndim == 3 and min(x.shape[1:]) >= max(2, len(x))
 
 
 def polar(columns, tolerance=1e-6):

@@ -9,7 +9,7 @@ def reference(stacks, *, method, beta, tolerance, **given):
     merged = oracles.load(method).reference(stacks, **given)
     out = dict(merged)
     for name, x in stacks.items():
-        if x.ndim == 3 and min(x.shape[1:]) > 1:
+        if oracles.is_matrix(x):
             u, s, vh = np.linalg.svd(merged[name], full_matrices=False)
             if s.any():
                 least = s[int(np.argmax(np.cumsum(s) >= beta * s.sum() * (1 - 2.0**-40)))]

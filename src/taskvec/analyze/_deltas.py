@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, final
 import torch
 from torch import Tensor
 
+from taskvec.checkpoint.decompositions import leading_of
 from taskvec.errors import NonFiniteError
 from taskvec.ops.interference import blocks, deviation
 from taskvec.ops.products import Matrix, Product, triplets_of
@@ -85,15 +86,15 @@ class Deltas:
     def triplets(self, task: str) -> Triplets:
         """The largest singular triplets of δ_t; fewer, where its rank is smaller."""
         if task not in self._triplets:
-            self._triplets[task] = _compact(triplets_of(self.matrix(task), self.rank))
+            matrix, rank = self.matrix(task), self.rank
+            found = triplets_of(matrix, rank) if isinstance(matrix, Product) else leading_of(matrix, rank).triplets
+            self._triplets[task] = _compact(found)
         return self._triplets[task]
 
     def spectrum(self, task: str) -> Tensor:
         """All singular values of δ_t that are not 0, in descending order, float64."""
         if task not in self._spectra:
-            whole = triplets_of(self.matrix(task))
-            self._triplets[task] = _compact(whole.top(self.rank))
-            self._spectra[task] = whole.s.double()
+            self._spectra[task] = triplets_of(self.matrix(task)).s.double()
         return self._spectra[task]
 
     @cached_property

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from taskvec.checkpoint.durable import fsync, write_durably
-from taskvec.checkpoint.files import lawful
+from taskvec.checkpoint.files import INDEX, lawful
 from taskvec.checkpoint.source import AbstractSource, Home
 
 _TORCH = ".safetensors .bin .pt .pth .ckpt .pkl .pickle .index.json"
@@ -37,12 +37,16 @@ def _side_files(home: Home) -> Iterator[tuple[Path, Path]]:
     for path in sorted(home.path.rglob("*")):
         relative = path.relative_to(home.path)
         hidden = any(part.startswith(".") for part in relative.parts)
-        if hidden or not path.is_file() or path.name.endswith(WEIGHTS) or relative == Path("README.md"):
+        if hidden or not path.is_file() or _is_weights(path.name) or relative == Path("README.md"):
             continue
         if relative.parent != Path(".") and not _belongs(home, relative):
             continue
         if lawful(home.path, path):
             yield path, relative
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(WEIGHTS) or INDEX.fullmatch(name) is not None
 
 
 def _belongs(home: Home, relative: Path) -> bool:

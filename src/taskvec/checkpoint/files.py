@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol, final
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 STANDARD = ("model", "diffusion_pytorch_model", "pytorch_model")
 ADAPTER = "adapter_model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+INDEX = re.compile(r"(?P<stem>.+)\.(?P<kind>safetensors|bin)\.index(\.(?P<variant>[^.]+))?\.json")
 _INDEX_LIMIT = 100_000_000
 _SIDE_STATE = ("training_args", "optimizer", "scheduler", "rng_state", "scaler", "adapter_model")
 
@@ -196,13 +198,24 @@ def _index_in(folder: Path) -> str | None:
     if not folder.is_dir():
         return None
     present = sorted(p.name for p in folder.iterdir())
-    modern = (n.endswith((".safetensors", ".safetensors.index.json")) and n != ADAPTER for n in present)
-    suffix = ".safetensors" if any(modern) else ".bin"
-    names = [n for n in present if n.endswith(f"{suffix}.index.json")]
-    chosen = [n for n in names if n.removesuffix(f"{suffix}.index.json") in STANDARD] or names
+    found = {n: m for n in present if (m := INDEX.fullmatch(n))}
+    modern = any(n.endswith(".safetensors") and n != ADAPTER for n in present)
+    kind = "safetensors" if modern or any(m["kind"] == "safetensors" for m in found.values()) else "bin"
+    names = [n for n, m in found.items() if m["kind"] == kind]
+    plain = [n for n in names if found[n]["stem"] in STANDARD and not found[n]["variant"]]
+    whole = any(f"{stem}.{kind}" in present for stem in STANDARD)
+    chosen = plain or [n for n in names if not (whole and found[n]["variant"])]
     if len(chosen) > 1:
         raise FormatError(f"'{folder}' has {len(chosen)} indexes: {', '.join(chosen)}.", "keep one of them.")
     return chosen[0] if chosen else None
+
+
+def index_name(stem: str) -> str:
+    """What libraries call the index of shards named `stem`-00001-of-…; that of a variant names it at the end."""
+    known = next((s for s in STANDARD if stem.startswith(f"{s}.")), None)
+    if known is None:
+        return f"{stem}.safetensors.index.json"
+    return f"{known}.safetensors.index.{stem.removeprefix(f'{known}.')}.json"
 
 
 def _weight_map(path: Path) -> dict[str, str]:

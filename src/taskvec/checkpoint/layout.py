@@ -37,6 +37,11 @@ class Place:
     role: Role
     split: Split | None = None
 
+    @property
+    def short_side(self) -> int:
+        """The smaller side of a matrix, or of each of its parts."""
+        return min(self.split.sides(self.spec.shape) if self.split else self.spec.shape)
+
 
 @final
 @dataclass(frozen=True, slots=True)

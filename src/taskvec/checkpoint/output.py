@@ -18,7 +18,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -59,6 +59,9 @@ class Unit(abc.ABC):
 
     name: str
     nbytes: int
+
+    def prepare(self) -> None:
+        """What can be done at any time before `parts`, from any thread, and costs nothing when it is done again."""
 
     @abc.abstractmethod
     def parts(self, poll: Poll = never) -> Sequence[Part]:
@@ -169,6 +172,7 @@ class _Writer:
             with self._flusher, ThreadPoolExecutor(self._threads) as pool:
                 futures = [pool.submit(self._unit, state, index) for state, index in jobs]
                 try:
+                    self._prepare_ahead(jobs, futures)
                     for future in futures:
                         future.result()
                 except BaseException as error:
@@ -181,6 +185,13 @@ class _Writer:
             for state in states:
                 os.close(state.handle)
         return {s.plan.name: s.done for s in states}
+
+    def _prepare_ahead(self, jobs: Sequence[tuple[_FileState, int]], futures: Sequence[Future[None]]) -> None:
+        """Prepare units on this idle thread until the first is written: the workers wait for the compiled loops."""
+        for state, index in jobs[self._threads :]:
+            if futures[0].done():
+                return
+            state.plan.units[index].prepare()
 
     def _start(self, plan: OutputFile) -> _FileState:
         path = self._staging.folder / plan.name

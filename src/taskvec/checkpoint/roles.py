@@ -27,6 +27,11 @@ class Split:
         cuts = [slice(i * size, (i + 1) * size) for i in range(self.parts)]
         return [(cut, slice(None)) if self.axis == "rows" else (slice(None), cut) for cut in cuts]
 
+    def sides(self, shape: Sequence[int]) -> tuple[int, int]:
+        """The shape of each part of a matrix of that shape."""
+        m, n = shape
+        return (m // self.parts, n) if self.axis == "rows" else (m, n // self.parts)
+
     def divides(self, shape: Sequence[int]) -> bool:
         """Whether the dimension that is cut can be cut into equal parts."""
         return len(shape) == 2 and shape[self._dimension] % self.parts == 0 and shape[self._dimension] > 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.card import write_side_files
 from taskvec.checkpoint.durable import write_durably
+from taskvec.checkpoint.files import index_name
 from taskvec.checkpoint.output import (
     OutputFile,
     Part,
@@ -45,6 +46,10 @@ class TensorUnit(Unit):
         self.name, self._key, self._source = name, key, source
         self.nbytes = source.specs[name].nbytes
 
+    def prepare(self) -> None:
+        """See the base class."""
+        self._source.hash_inputs(self.name)
+
     def parts(self, poll: Poll = never) -> Sequence[Part]:
         """See the base class: the size is known from the header."""
         return (Part(self._key, self._source.specs[self.name]),)
@@ -58,7 +63,7 @@ class TensorUnit(Unit):
             out = scratch("save", min(CHUNK, units(spec) - start), unit_bits(spec.dtype))
             self._source.read_into(out, self.name, start)
             write(self._key, out)
-        self._source.hash_inputs(self.name)
+        self.prepare()
 
 
 def save_checkpoint(
@@ -169,7 +174,7 @@ def _safetensors_name(relative: str) -> str:
     path = PurePosixPath(relative)
     if path.suffix == ".safetensors":
         return relative
-    stem = path.stem.replace("pytorch_model", "model")
+    stem = path.stem.removeprefix("pytorch_") if path.stem.startswith("pytorch_model") else path.stem
     return (path.parent / f"{stem}.safetensors").as_posix()
 
 
@@ -225,7 +230,7 @@ def _reshard(source: AbstractSource, layout: TensorPlan, limit: int) -> Iterator
 
 
 def _write_indexes(folder: Path, written: WrittenFiles) -> None:
-    """An index.json for every folder that has more than one file of tensors."""
+    """An index for every folder that has more than one file of tensors."""
     by_folder: dict[PurePosixPath, list[str]] = {}
     for file in written:
         by_folder.setdefault(PurePosixPath(file).parent, []).append(file)
@@ -241,7 +246,7 @@ def _write_indexes(folder: Path, written: WrittenFiles) -> None:
             "weight_map": {p.key: f for p, f in sorted(parts, key=lambda x: x[0].key)},
         }
         text = json.dumps(table, indent=2) + "\n"
-        write_durably(folder / parent / f"{stem}.safetensors.index.json", text)
+        write_durably(folder / parent / index_name(stem), text)
 
 
 def parse_size(size: int | str) -> int:

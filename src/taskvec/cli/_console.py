@@ -45,6 +45,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
+def percent(value: float, error: float | None = None) -> str:
+    """A fraction in percent, with its standard error or spread where there is one: "83.1±0.4"."""
+    return f"{100 * value:.1f}" + (f"±{100 * error:.1f}" if error is not None else "")
+
+
 def size(nbytes: float) -> str:
     """Bytes for people, in powers of 1000 as disks and hubs count: "90.9 MB"."""
     return _scaled(nbytes, (" bytes", " kB", " MB", " GB", " TB"))

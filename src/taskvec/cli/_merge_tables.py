@@ -25,12 +25,23 @@ def merged_parts(table: Mapping[str, Any], recipe: Recipe) -> list[Any]:
                 ("method", recipe.method),
                 ("inputs", ", ".join(recipe.inputs)),
                 ("parameters", settings(recipe.to_dict().get("parameters", {})) or None),
-                ("scale", None if recipe.scale is None else f"{recipe.scale:g}"),
+                ("scale", None if recipe.scale is None else _setting(recipe.to_dict()["scale"])),
                 ("tensors", f"{table['tensors']:,}, {magnitude(table['parameters'])} parameters"),
                 ("bytes", f"{size(table['bytes'])} in {counted(len(table['files']), 'file')}"),
+                ("reported", _noted(table.get("notes", {}))),
             ]
         ),
     ]
+
+
+def _noted(notes: Mapping[str, Mapping[str, float]]) -> str | None:
+    """The largest of each number that a method reported, and of how many matrices: "dropped 12 (in 3 of 48)"."""
+    largest: dict[str, list[float]] = {}
+    for values in notes.values():
+        for key, value in values.items():
+            largest.setdefault(key, []).extend([value] if value else [])
+    parts = [f"{key} {max(v):.4g} (in {len(v)} of {len(notes)})" for key, v in largest.items() if v]
+    return ", ".join(parts) or None
 
 
 def settings(values: Mapping[str, Any]) -> str:
@@ -58,7 +69,7 @@ def plan_parts(plan: Plan) -> list[Any]:
         tables.rows(
             [
                 ("base", plan.recipe.get("base")),
-                ("scale", None if "scale" not in plan.recipe else f"{plan.recipe['scale']:g}"),
+                ("scale", None if "scale" not in plan.recipe else _setting(plan.recipe["scale"])),
                 ("reads", f"{size(plan.bytes_in)}, {once}{hashed}"),
                 ("writes", f"{size(plan.bytes_out)} in {counted(len(plan.tensors), 'tensor')}"),
                 ("peak memory", f"about {size(plan.peak)} ({plan.assumptions['memory']})"),

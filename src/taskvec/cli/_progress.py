@@ -8,9 +8,10 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 from taskvec.checkpoint.progress import WRITING, Meter
+from taskvec.cli._console import say
 from taskvec.cli._interrupt import Interrupted
 
 if TYPE_CHECKING:
@@ -24,22 +25,32 @@ _PATIENCE = 0.3  # seconds that workers get, after Ctrl-C, to finish their chunk
 
 @final
 class Working:
-    """Long work on `what`: shows `label`, then the step and how many bytes are done; it is the `Progress` of the work.
+    """Long work on `what`: shows `label`, then the step and how much of it is done; it is the `Progress` of the work.
 
-    `kept` is the folder where a stopped run leaves what is finished (None: nowhere).
+    `kept` is the folder where a stopped run leaves what is finished (None: nowhere); `unit` is what is counted.
 
     Ctrl-C stops the process within a second, even while workers are in the middle of a tensor; that is safe, since
     everything that taskvec writes survives a kill.
     """
 
-    def __init__(self, label: str, what: str, *, kept: Path | None, quiet: bool, last: str = "finishing") -> None:
-        self._label, self._last, self._what, self._kept = label, last, what, kept
-        self._step, self._done, self._total = "", 0, 0
+    def __init__(
+        self,
+        label: str,
+        what: str,
+        *,
+        kept: Path | None,
+        quiet: bool,
+        last: str = "finishing",
+        unit: Literal["bytes", "steps"] = "bytes",
+    ) -> None:
+        self._label, self._last, self._what, self._kept, self._unit = label, last, what, kept, unit
+        self._step, self._done, self._total, self._detail = "", 0, 0, ""
         self._bar: Progress | None = None
         self._shown_step = ""
         self._lock = threading.RLock()
         self._timer = threading.Timer(_DELAY, self._start)
         self._timer.daemon = True
+        self._quiet = quiet
         self._shown = sys.stderr.isatty() and not quiet
         self._previous: Any = None
 
@@ -55,23 +66,41 @@ class Working:
         if self._previous is not None and not isinstance(exception[1], Interrupted):
             signal.signal(signal.SIGINT, self._previous)
 
-    def __call__(self, step: str, done: int, total: int) -> None:
+    def __call__(self, step: str, done: int, total: int, *, detail: str = "") -> None:
         """Note how far the work is; from any thread."""
         with self._lock:
-            self._step, self._done, self._total = step, done, total
+            self._step, self._done, self._total, self._detail = step, done, total, detail
             self._update()
+
+    def tell(self, line: str) -> None:
+        """Print a line that stays, above the bar where one is shown."""
+        with self._lock:
+            if self._quiet:
+                return
+            if self._bar is None:
+                say("", line)
+            else:
+                self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _start(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        count = DownloadColumn() if self._unit == "bytes" else MofNCompleteColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), count, TextColumn("{task.fields[detail]}"))
         with self._lock:
             if not self._shown:
                 return
             console = Console(stderr=True)
             self._bar = Progress(*columns, TimeRemainingColumn(compact=True), console=console, transient=True)
-            self._bar.add_task(self._label, total=None)
+            self._bar.add_task(self._label, total=None, detail="")
             self._bar.start()
             self._update()
 
@@ -83,7 +112,9 @@ class Working:
                 self._shown_step = self._step
             finishing = self._step == WRITING and self._done == self._total
             label = self._last if finishing else self._step or self._label
-            self._bar.update(task, completed=self._done, total=self._total or None, description=label)
+            self._bar.update(
+                task, completed=self._done, total=self._total or None, description=label, detail=self._detail
+            )
 
     def _clear(self) -> None:
         self._timer.cancel()

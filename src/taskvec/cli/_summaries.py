@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from taskvec.errors import TaskVecError
 if TYPE_CHECKING:
     from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.checkpoint.source import AbstractSource, TensorSpec
+    from taskvec.store import Store
 
 _SHOWN = 5  # largest tensors
 
@@ -189,7 +191,35 @@ def stored_summary(library: Path, name: str) -> dict[str, Any]:
     from taskvec.codecs._file import FileDelta
     from taskvec.store import Store
 
-    leaf = Store.open(library)[name].single()
+    store = Store.open(library)
+    if name in store and store.is_recovered(name):
+        return _recovered_summary(store, name)
+    leaf = store[name].single()
     if not isinstance(leaf, FileDelta):
         raise AssertionError(f"vector '{name}' of a store is not a file")
     return {**vector_summary(leaf.path), "name": name}
+
+
+def _recovered_summary(store: Store, name: str) -> dict[str, Any]:
+    """The summary of a task that comes from the basis of a store: as of a file, but it has no bytes of its own."""
+    basis, vector = store.basis(), store[name]
+    totals = _totals(vector.specs)
+    error = store.error(name) if math.isfinite(store.error(name)) else None
+    return {
+        "kind": "vector",
+        "path": str(store.path),
+        "name": name,
+        "codec": {"name": "basis", "method": basis.asked.method, "size": basis.size},
+        "exact": False,
+        "error": {"largest": error, "tensor": "", "median": error, "total": error},
+        "base": vector.base and {"fingerprint": vector.base.whole(), "tensors": len(vector.base.names())},
+        "tensors": totals["tensors"],
+        "parameters": totals["parameters"],
+        "dtypes": totals["dtypes"],
+        "stored": {"basis": totals["tensors"]},
+        "bytes": 0,
+        "dense_bytes": dense_bytes(totals["parameters"]),
+        "largest": _largest(vector.specs),
+        "recipe": {"coefficients": basis.coefficients(name).tolist()},
+        "taskvec_version": "",
+    }

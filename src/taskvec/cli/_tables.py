@@ -149,6 +149,9 @@ def error_text(table: dict[str, Any]) -> str:
     error = table["error"]
     if error is None:
         return "none stated"
+    if not error["tensor"]:
+        known = "unknown: the task is 0" if error["total"] is None else f"at most {error['total']:.2%}"
+        return f"{known}, recovered from the basis"
     total = f"{error['total']:.2%}; " if error["total"] is not None else ""
     return f"{total}at most {error['largest']:.2%} a tensor, median {error['median']:.2%} (worst: {error['tensor']})"
 
@@ -201,7 +204,7 @@ def store_parts(table: dict[str, Any]) -> list[Any]:
         (
             v["name"],
             v["codec"],
-            f"{v['error']:.1%}" if v["error"] else "0",
+            "–" if v["error"] is None else f"{v['error']:.1%}" if v["error"] else "0",
             size(v["bytes"]),
             *_shares(v["bytes"], dense),
         )

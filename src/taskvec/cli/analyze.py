@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from taskvec.cli import _recipes as flags
 if TYPE_CHECKING:
     from taskvec.analyze import Analysis
     from taskvec.checkpoint.layout import Layout
+    from taskvec.checkpoint.progress import Progress
     from taskvec.vector import TaskVector
 
 app = typer.Typer(add_completion=False)
@@ -49,6 +51,13 @@ def analyze(
     base: flags.Base = None,
     store: flags.Library = None,
     density: Fraction = None,
+    certificates: Annotated[
+        bool, options.flag("--certificates", text="Also say what sums of the tasks can lose, and bases of every size.")
+    ] = False,
+    smoothness: Annotated[
+        float | None,
+        typer.Option("--smoothness", metavar="L", help="With --certificates: a curvature, for bounds on the loss."),
+    ] = None,
     settings: flags.Settings = None,
     layout: flags.Layout = None,
     force: options.Force = False,
@@ -60,6 +69,8 @@ def analyze(
     from taskvec.cli._progress import Working
     from taskvec.recipes.sources import Sources
 
+    if smoothness is not None and not certificates:
+        raise typer.BadParameter("it needs --certificates.", param_hint="--smoothness")
     if sti and only is not None:
         raise typer.BadParameter("--sti and --only exclude each other.", param_hint="--sti")
     _check_output(output, force=force)
@@ -77,9 +88,36 @@ def analyze(
             progress=working,
             **options.parameters(settings),
         )
+        certified = _certified(named, smoothness, working) if certificates else None
+    if certified is not None:
+        found = _with_tables(found, certified)
     if output is not None:
         _write(found, output)
-    _tell(found, output, quiet=quiet, as_json=as_json)
+    _tell(found, output, certified, quiet=quiet, as_json=as_json)
+
+
+def _certified(named: dict[str, TaskVector], smoothness: float | None, progress: Progress) -> dict[str, Any]:
+    from taskvec.basis import certificate
+    from taskvec.gramian import Gram
+
+    return certificate(Gram.of(named, progress=progress), smoothness=smoothness).plain()
+
+
+def _with_tables(found: Analysis, certified: dict[str, Any]) -> Analysis:
+    """The analysis with the tables of a certificate."""
+    best = certified["optimal"]
+    optimal = [
+        {"name": name, **{kind: best[kind]["coefficients"][name] for kind in ("average", "worst")}}
+        for name in found.tasks
+    ]
+    tables = {"certificates": certified["tasks"], "optimal": tuple(optimal), "sizes": certified["sizes"]}
+    meanings = {
+        "certificates": "q is the squared distance from the average of all tasks to each; a loss bound is half the "
+        "smoothness times q: " + "; ".join(certified["notes"]) + ".",
+        "optimal": "Coefficients that add up to 1, with the least average and the least worst q.",
+        "sizes": "What the best basis of each size loses: of the squared norms, of the worst and of the median task.",
+    }
+    return replace(found, tables={**found.tables, **tables}, meanings={**found.meanings, **meanings})
 
 
 def _check_output(output: Path | None, *, force: bool) -> None:
@@ -115,11 +153,15 @@ def _write(found: Analysis, output: Path) -> None:
         replace_durably(output, analysis_page(found))
 
 
-def _tell(found: Analysis, output: Path | None, *, quiet: bool, as_json: bool) -> None:
+def _tell(
+    found: Analysis, output: Path | None, certified: dict[str, Any] | None, *, quiet: bool, as_json: bool
+) -> None:
     from taskvec.cli._analysis_tables import analysis_parts
+    from taskvec.cli._basis_tables import certificate_parts
     from taskvec.cli._console import show
 
     if as_json:
         typer.echo(found.to_json())
     elif not quiet:
-        show(*analysis_parts(found), *([] if output is None else ["", f"wrote {output}"]))
+        extra = [] if certified is None else certificate_parts(certified)
+        show(*analysis_parts(found), *extra, *([] if output is None else ["", f"wrote {output}"]))

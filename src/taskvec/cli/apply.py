@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,9 +11,7 @@ from taskvec.cli import _options as options
 from taskvec.cli._expression_argument import ExpressionCommand
 
 if TYPE_CHECKING:
-    from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.expression import Expression
-    from taskvec.vector import TaskVector
 
 app = typer.Typer(add_completion=False)
 
@@ -51,12 +48,14 @@ def apply(
     """
     from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.cli._progress import Working, partial_of
+    from taskvec.cli._vector_argument import check_negations, lookup
     from taskvec.expression import evaluate, parse
 
     expression = parse(text.strip())
     paths = options.named("--vectors", vectors)
     point = Checkpoint.open(base)
-    find = _lookup(point, paths, store)
+    find = lookup(point, paths, store)
+    check_negations(expression, paths, store, force=force)
     vector = evaluate(expression, (lambda name: find(name).rebased()) if rebase else find)
     kept = partial_of(output)
     with Working("writing", f"'{output}'", kept=kept, quiet=quiet or as_json, last="hashing the base") as working:
@@ -71,39 +70,6 @@ def apply(
             recipe={"expression": _without_folders(expression)},
         )
     _report(output, expression, as_json=as_json, quiet=quiet)
-
-
-def _lookup(base: Checkpoint, paths: Mapping[str, str], library: str | None) -> Callable[[str], TaskVector]:
-    """Names are those of --vectors, then of the store, then files."""
-    from taskvec.cli._vector_argument import vector_of
-    from taskvec.errors import UnknownName
-    from taskvec.vector import TaskVector
-
-    store = _open(library) if library is not None else None
-    stored = store.names() if store is not None else []
-
-    def find(name: str) -> TaskVector:
-        if name in paths:
-            return vector_of(paths[name], base)
-        if store is not None and name in stored:
-            vector: TaskVector = store[name]
-            return vector
-        if name.endswith(".safetensors") and Path(name).exists():
-            return TaskVector.open(name, base=base)
-        fact = f"no task vector named '{name}'."
-        if "/" in name or name.endswith(".safetensors"):
-            raise UnknownName(fact, "check the path.")
-        if not paths and not stored:
-            raise UnknownName(fact, f"say what it is: --vectors {name}=PATH, or --store LIBRARY.")
-        raise UnknownName.among(fact, name, [*paths, *stored])
-
-    return find
-
-
-def _open(library: str) -> Any:
-    from taskvec.store import Store
-
-    return Store.open(library)
 
 
 def _without_folders(expression: Expression) -> str:

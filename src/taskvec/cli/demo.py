@@ -52,12 +52,9 @@ def _table(result: DemoResult) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold", title="test accuracy in percent", title_justify="left")
-    table.add_column("task", no_wrap=True)
-    for column in result.columns:
-        table.add_column(column.title, justify="right")
-    *rows, mean = result.rows()
-    for row in rows:
+    table.add_column("model", no_wrap=True)
+    for name in (*result.tasks, "mean"):
+        table.add_column(name.replace("_", " "), justify="right", vertical="bottom")
+    for row in result.table(errors=False):
         table.add_row(*row)
-    table.add_section()
-    table.add_row(*mean, style="bold")
     return table

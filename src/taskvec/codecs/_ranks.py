@@ -13,6 +13,7 @@ from taskvec.codecs._codec import AbstractEncoder
 from taskvec.codecs._pieces import Piece, pieces_of
 from taskvec.codecs._singular import Shape
 from taskvec.errors import ParameterError
+from taskvec.ops.threads import one_thread
 from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ def water_filled(
 
     from taskvec.ops.allocation import Item, water_filling
 
+    @one_thread()
     def measured(name: str) -> tuple[int, Any]:
         if name not in shapes:
             return sum(s.nbytes for s in instead(name).measure(never).values()), None

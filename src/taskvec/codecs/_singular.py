@@ -16,6 +16,7 @@ from taskvec.codecs._pieces import LARGEST, Piece, pieces_of, rows_of, thin_fact
 from taskvec.delta import Factors
 from taskvec.errors import FormatError, NonFiniteError
 from taskvec.ops.dtypes import DTYPES, DType
+from taskvec.ops.threads import one_thread
 from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Shape:
             return m, n
         if not self.split.divides(self.spec.shape):
             raise FormatError(f"a tensor {self.spec} cannot be split into {self.split}.")
-        return (m // self.parts, n) if self.split.axis == "rows" else (m, n // self.parts)
+        return self.split.sides((m, n))
 
     @property
     def rank(self) -> int:
@@ -113,6 +114,7 @@ class SingularEncoder(AbstractEncoder):
         self._data: dict[str, np.ndarray[Any, Any]] = {}
         self._fields: dict[str, Any] = {}
 
+    @one_thread()
     def measure(self, poll: Poll) -> Mapping[str, TensorSpec]:
         """See the base class: everything is computed here, and what is stored is held until `emit`."""
         pieces = pieces_of(self._vector, self._name, self._shape.split, poll)

@@ -18,9 +18,8 @@ from taskvec.checkpoint.written import Written
 from taskvec.codecs._codec import AbstractCodec, AbstractEncoder, Write, make
 from taskvec.codecs._file import FORMAT, FileDelta, FilePart
 from taskvec.delta import Difference
-from taskvec.errors import SchemaError
 from taskvec.ops.hashing import HEX
-from taskvec.vector import TaskVector
+from taskvec.vector import TaskVector, check_same_base
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,9 +38,13 @@ class EncodedUnit(Unit):
         self.name, self.nbytes = name, nbytes
         self._encoder, self._keys, self._prepare = encoder, keys, prepare
 
-    def parts(self, poll: Poll = never) -> Sequence[Part]:
+    def prepare(self) -> None:
         """See the base class."""
         self._prepare(self.name)
+
+    def parts(self, poll: Poll = never) -> Sequence[Part]:
+        """See the base class."""
+        self.prepare()
         return [Part(self._keys[role], spec) for role, spec in self._encoder.measure(poll).items()]
 
     def emit(self, write: Callable[[str, np.ndarray[Any, Any]], None]) -> None:
@@ -199,21 +202,9 @@ class _VectorFile:
         self.output = OutputFile(file, encoded, self._metadata, self._reserve(names), expected=expected)
 
     def _prepare(self, name: str) -> None:
-        self._check_bases(name)
+        check_same_base([leaf for _, leaf in self._vector.terms], name)
         for _, leaf in self._vector.terms:
             leaf.hash_inputs(name)
-
-    def _check_bases(self, name: str) -> None:
-        """Refuse a tensor that two leaves were cut from different bases of."""
-        known = [(leaf, leaf.base) for _, leaf in self._vector.terms if leaf.base is not None]
-        for leaf, base in known[1:]:
-            first, origin = known[0]
-            if base is not origin and base.tensor(name) != origin.tensor(name):
-                raise SchemaError(
-                    f"{leaf.describe()} and {first.describe()} were cut from different bases (tensor '{name}': "
-                    f"{base.whole()} and {origin.whole()}).",
-                    "combine vectors of one base, or use vector.rebased() if you mean it.",
-                )
 
     def _reserve(self, names: Sequence[str]) -> int:
         """Bytes of the largest header that can come out."""

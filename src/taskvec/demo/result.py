@@ -8,21 +8,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from taskvec.checkpoint.durable import replace_durably
 from taskvec.evaluate import Scores
+from taskvec.report import bench_page
 
 _EXPLAIN = """
-**zero-shot**: the base model, with class phrases as the head. **tuned**: each task's own model on its own task.
-**int8**: the same, from the task vector stored with 8 bits an entry. **average**: one model for all tasks, the base
-plus the mean of the vectors. **×sum**: one model for all tasks, base + scale × the sum; the scale was chosen on
-validation texts, and the model was read back from the folder that was written. **−**: base − scale × the vector of
-{target}; that task is forgotten, while the control {control} keeps at least 95 % of its validation accuracy.
-± is one standard error; all numbers are on test texts.
+Each row is one model, or one for each task (the first three); each column a task's test accuracy in percent, ± one
+standard error.
+
+- **zero-shot**: the base model, with class phrases as the head.
+- **fine-tuned**: each task's own model on its own task. **int8**: the same, from the task vector with 8 bits an entry.
+- **{methods}**: one model for all tasks, base + scale × the merge of the {count} vectors, with each method's default
+  parameters. The scale (1 where none is given) was chosen on validation texts. The model of task_arithmetic was read
+  back from the folder that was written.
+- **−{forget:g} × {target}**: base − {forget:g} × the vector of {target}: that task is forgotten, while the control
+  {control} keeps at least 95 % of its validation accuracy.
 """
 
 
 @final
 @dataclass(frozen=True, slots=True)
-class Column:
+class Row:
     """One model (or one a task) and its scores."""
 
     title: str
@@ -32,12 +38,16 @@ class Column:
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoResult:
-    """The table of the demonstration; `sizes` are mean bytes of one task, `seconds` what each step took now."""
+    """The table of the demonstration, a row a model.
 
-    columns: tuple[Column, ...]
+    `sizes` are mean bytes of one task, `scales` those that validation chose, by method, `seconds` what each step took
+    now, `record` everything that the report shows, as `taskvec.bench` has it.
+    """
+
+    rows: tuple[Row, ...]
     sizes: Mapping[str, float]
     restored: int
-    scale: float
+    scales: Mapping[str, float]
     negation: tuple[str, str, float]
     settings: Mapping[str, Any]
     versions: Mapping[str, str]
@@ -45,25 +55,28 @@ class DemoResult:
     suite: str
     base: str
     folder: Path
+    record: Mapping[str, Any]
 
     @property
     def report(self) -> Path:
-        """Where the Markdown report is."""
-        return self.folder / "report.md"
+        """Where the report is: the page that a browser shows, or the table alone."""
+        page = self.folder / "report.html"
+        return page if page.exists() else self.folder / "report.md"
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks, in order."""
-        return self.columns[0].scores.names()
+        return self.rows[0].scores.names()
 
-    def rows(self) -> list[list[str]]:
-        """The table as text: a row a task and the mean, a column a model."""
-        rows = [
-            [name, *(percent(c.scores[name].value, c.scores[name].stderr) for c in self.columns)] for name in self.tasks
-        ]
+    def table(self, *, errors: bool) -> list[list[str]]:
+        """The rows as text: title, a number a task, the mean; `errors`: with the standard error of every number."""
         return [
-            *rows,
-            ["mean", *(percent(c.scores.mean, c.scores.mean_stderr) for c in self.columns)],
+            [
+                row.title,
+                *(percent(s.value, s.stderr if errors else None) for s in row.scores.rows),
+                percent(row.scores.mean, row.scores.mean_stderr),
+            ]
+            for row in self.rows
         ]
 
     def size_lines(self) -> list[str]:
@@ -79,10 +92,13 @@ class DemoResult:
     def to_json(self) -> str:
         """Everything as JSON; scores are tables of (task, value, stderr, n)."""
         table = {
-            "columns": [{"title": c.title, "scores": [asdict(r) for r in c.scores.rows]} for c in self.columns],
+            "rows": [
+                {"title": r.title, "mean": r.scores.mean, "scores": [asdict(s) for s in r.scores.rows]}
+                for r in self.rows
+            ],
             "sizes": dict(self.sizes),
             "restored": self.restored,
-            "scale": self.scale,
+            "scales": dict(self.scales),
             "negation": dict(zip(("task", "control", "scale"), self.negation, strict=True)),
             "settings": dict(self.settings),
             "versions": dict(self.versions),
@@ -96,33 +112,37 @@ class DemoResult:
         return target
 
     def write(self) -> None:
-        """Write report.md and results.json into the folder."""
+        """Write report.html, report.md and results.json into the folder."""
         self.save(self.folder / "results.json")
-        self.report.write_text(self.markdown(), "utf-8")
+        (self.folder / "report.md").write_text(self.markdown(), "utf-8")
+        replace_durably(self.folder / "report.html", bench_page(self.record))
 
     def _example(self) -> str:
-        edit = f"{self.scale:g}*({' + '.join(self.tasks[:2])})"
-        return f'taskvec apply demo/base "{edit}" --store demo/library -o edited'
+        edit = f"0.5*({' + '.join(self.tasks[:2])})"
+        return f'taskvec apply {self.folder}/base "{edit}" --store {self.folder}/library -o edited'
 
     def markdown(self) -> str:
-        """The report."""
-        explained = _EXPLAIN.format(target=self.negation[0], control=self.negation[1])
-        head = ["task", *(c.title for c in self.columns)]
-        lines = [head, ["---"] + ["---:"] * len(self.columns), *self.rows()]
+        """The table and what it says, as Markdown."""
+        target, control, forget = self.negation
+        explained = _EXPLAIN.format(
+            target=target, control=control, forget=forget, methods=", ".join(self.scales), count=len(self.tasks)
+        )
+        head = ["model", *self.tasks, "mean"]
+        lines = [head, ["---"] + ["---:"] * (len(head) - 1), *self.table(errors=True)]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         sizes = "\n".join(f"- {line}" for line in self.size_lines())
         versions = ", ".join(f"{name} {version}" for name, version in sorted(self.versions.items()))
         steps = self.settings["steps"]
         return (
             f"# taskvec demo: {len(self.tasks)} tasks of {self.suite}\n\n"
-            f"The base model is {self.base}. Test accuracy in percent.\n\n"
+            f"The base model is {self.base}.\n\n"
             f"{table}\n{explained}\n## Sizes\n\n{sizes}\n\n## How\n\n"
             f"{steps} steps of fine-tuning a task (batch {self.settings['batch_size']}, learning rate "
             f"{self.settings['learning_rate']:g}), embeddings and head frozen. Texts from {versions}.\n\n"
-            f"```\ntaskvec info demo/library\n{self._example()}\n```\n"
+            f"```\ntaskvec info {self.folder}/library\n{self._example()}\n```\n"
         )
 
 
-def percent(value: float, stderr: float) -> str:
-    """A fraction and its standard error, in percent."""
-    return f"{100 * value:.1f}±{100 * stderr:.1f}"
+def percent(value: float, stderr: float | None) -> str:
+    """A fraction, and its standard error if there is one, in percent."""
+    return f"{100 * value:.1f}" + (f"±{100 * stderr:.1f}" if stderr is not None else "")

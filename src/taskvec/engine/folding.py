@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 from taskvec.delta import BLOCK
 from taskvec.engine.runner import Runner
 from taskvec.methods._method import Fold
+from taskvec.ops.threads import one_thread
 
 if TYPE_CHECKING:
     from taskvec.engine.merging import Merging
@@ -50,7 +51,8 @@ def run_fold(
 
     def finish(key: str | None, total: Any) -> Any:
         bound = fixed if key is None else merging.bound.at(key)
-        return fold.finish(total, before.get(key, before.get(None)), entries[key], **bound)
+        with one_thread():
+            return fold.finish(total, before.get(key, before.get(None)), entries[key], **bound)
 
     states: dict[str | None, Any] = {}
     for key, jobs in groupby(runner.map(statistics, _jobs(merging, fold)), key=lambda result: result[0].key):
@@ -83,4 +85,6 @@ def _statistics(merging: Merging, fold: Fold, before: States, job: FoldJob) -> I
     state, bound = before.get(job.name, before.get(None)), merging.bound.at(job.name)
     for at in range(job.start, job.stop, job.size):
         block, base = merging.parts(merging.stack(job.name, at, min(at + job.size, job.stop)))
-        yield fold.step(block, at=merging.place(job.name, at), state=state, **base, **bound)
+        with one_thread():
+            found = fold.step(block, at=merging.place(job.name, at), state=state, **base, **bound)
+        yield found

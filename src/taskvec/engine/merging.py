@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, final
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 
+from taskvec.checkpoint.decompositions import Decompositions
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.roles import default_role
 from taskvec.checkpoint.source import TensorSpec
-from taskvec.delta import BLOCK
+from taskvec.delta import BLOCK, Factors
 from taskvec.engine.device import CPU, device_of
 from taskvec.engine.folding import FoldJob, States, run_fold
 from taskvec.engine.runner import LocalRunner
-from taskvec.errors import NonFiniteError
-from taskvec.methods._method import MergeMethod, Place
+from taskvec.engine.spectra import Spectra
+from taskvec.errors import ConvergenceError, NonFiniteError, SchemaError
+from taskvec.methods._method import MergeMethod
 from taskvec.methods._parameters import Bound
+from taskvec.methods._place import Place
+from taskvec.ops.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +42,12 @@ class Input(Protocol):
 
     def read32(self, out: Any, name: str, start: int) -> int:
         """`out = values[start : start + out.size]` rounded once to float32; how many entries are not finite."""
+
+    def is_zero(self, name: str) -> bool:
+        """Whether `name` is known to be 0 everywhere without reading it."""
+
+    def factors(self, name: str) -> Factors | None:
+        """`name` as a product of two thin matrices, where it is kept so."""
 
     def describe(self) -> str:
         """What to call it in a message."""
@@ -66,16 +76,25 @@ class Merging:
         threads: int | None = None,
         device: str = CPU,
         base: Input | None = None,
+        cache: Decompositions | None = None,
     ) -> None:
         self._device_name, self._device = device, device_of(device)
         self.method, self.inputs, self.bound, self.specs = method, dict(inputs), bound, specs
         self._rows = [*([("base", base)] if base is not None else []), *self.inputs.items()]
         self._based = base is not None
-        self._layout = layout or Layout.of(specs)
+        self.layout = layout or Layout.of(specs)
         self._runner = LocalRunner(threads)
         self._states: States = {}
-        for name in specs:
+        self.notes: dict[str, dict[str, float]] = {}
+        self._noting = threading.Lock()
+        for name, spec in specs.items():
+            if self.layout[name].spec.shape != spec.shape:
+                what = f"tensor '{name}' is {spec}, and {self.layout[name].spec} in the layout."
+                raise SchemaError(what, "give the layout of this model.")
             method.check_at(bound.at(name))
+        self.spectra = None
+        if method.spectral is not None:
+            self.spectra = Spectra(self, method.spectral, keep=self._runner.threads + 1, cache=cache)
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
         self._lock = threading.Lock()
@@ -84,7 +103,15 @@ class Merging:
 
     def place(self, name: str, start: int) -> Place:
         """What a method may know of a block."""
-        return Place(name, self.specs[name].shape, start, tuple(self.inputs))
+        shape, split = self.specs[name].shape, self.layout[name].split
+        pieces = tuple(split.pieces(shape)) if split else ()
+        return Place(name, shape, start, tuple(self.inputs), pieces, functools.partial(self.note, name))
+
+    def note(self, name: str, what: str, number: float) -> None:
+        """Keep the largest of each number that the method reports of a tensor."""
+        with self._noting:
+            known = self.notes.setdefault(name, {})
+            known[what] = max(number, known.get(what, number))
 
     def stack(self, name: str, start: int, stop: int) -> Any:
         """Entries [start, stop) of every input's `name`, as float32 (task, n); those of a base come first.
@@ -100,11 +127,20 @@ class Merging:
             self._refuse(name, start, out)
         return out
 
-    def _refuse(self, name: str, start: int, out: Any) -> None:
+    def _refuse(self, name: str, start: int, out: Any) -> NoReturn:
         import numpy as np
 
-        task, source = self._rows[int(np.argmin(np.isfinite(out).all(1)))]
-        values = np.zeros(out.shape[1])
+        self.refuse(name, start, out.shape[1], *self._rows[int(np.argmin(np.isfinite(out).all(1)))])
+
+    def refuse(self, name: str, start: int, entries: int, task: str, source: Input) -> NoReturn:
+        """Say what is wrong with a block of one input that has no finite float32 values.
+
+        Raises:
+            NonFiniteError: always.
+        """
+        import numpy as np
+
+        values = np.zeros(entries)
         source.add_to(values, 1.0, name, start)
         what = "a value beyond the range of float32" if np.isfinite(values).all() else "NaN or Inf"
         raise NonFiniteError(
@@ -119,6 +155,9 @@ class Merging:
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]` of the flattened tensor, in float64."""
         self.fold()
+        if self.spectra is not None and name in self.spectra:
+            self.spectra.add_to(total, coefficient, name, start)
+            return
         weights = self.weights(name)
         if weights is not None:
             self._add_combination(weights, total, coefficient, name, start)
@@ -170,7 +209,8 @@ class Merging:
         with self._lock:
             if name not in self._weights:
                 known = self._state(name) if method.gram is not None else len(self.inputs)
-                self._weights[name] = method.weigh(known, **self._bound(method, name))
+                with one_thread():
+                    self._weights[name] = method.weigh(known, **self._bound(method, name))
             return self._weights[name]
 
     def single(self, name: str) -> str | None:
@@ -213,23 +253,34 @@ class Merging:
 
         acts_on, row = self.acts_on(name), self._row(name)
         shape = {"element": (stop - start,), "row": ((stop - start) // row, *spec.shape[1:])}.get(acts_on, spec.shape)
-        with self._device or contextlib.nullcontext():  # what the method makes with as_tensor lies there, too
-            options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
-            merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
-        return merged.double().reshape(-1).cpu().numpy()
+        try:
+            with self.computing():
+                options |= {key: torch.as_tensor(values).reshape(shape) for key, values in base.items()}
+                merged = method(torch.as_tensor(block).reshape(-1, *shape), **options)
+                return merged.double().reshape(-1).cpu().numpy()
+        except ConvergenceError as error:
+            raise ConvergenceError(f"{method.name} of tensor '{name}': {error.fact}", error.fix) from error
 
-    def roles(self) -> dict[str, str]:
-        """The roles that a layout file changed, which are part of what was asked for."""
-        return {n: p.role for n, p in self._layout.places.items() if p.role != default_role(p.spec)}
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within it, what is made with as_tensor lies where the method runs; on a processor one thread computes."""
+        with one_thread(), self._device or contextlib.nullcontext():
+            yield
+
+    def layout_changes(self) -> dict[str, dict[str, str]]:
+        """What was asked for besides the default: roles, and splits where the method acts on matrices."""
+        places, splits = self.layout.places, self.method.elsewhere is not None
+        roles: dict[str, str] = {n: p.role for n, p in places.items() if p.role != default_role(p.spec)}
+        cut = {n: str(p.split) for n, p in places.items() if splits and p.split is not None}
+        return {key: found for key, found in (("roles", roles), ("splits", cut)) if found}
 
     def identity(self) -> tuple[object, ...]:
         """What decides the result besides the inputs, for resuming a run; devices differ in the last bit."""
-        return (self.method.name, self.bound.to_plain(), self.roles(), self._device_name)
+        return (self.method.name, self.bound.to_plain(), self.layout_changes(), self._device_name)
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""
-        other = self.method.elsewhere
-        return self.method if other is None or self._layout[name].role == "matrix" else other
+        return self.method.acting(self.layout[name], len(self.inputs))
 
     def _bound(self, method: MergeMethod, name: str) -> dict[str, Any]:
         return (self.bound if method is self.method else self._others).at(name)

@@ -11,7 +11,7 @@ from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import AbstractSource, check_same_schema
 from taskvec.checkpoint.ties import equal_bits
-from taskvec.delta import BLOCK, rounded
+from taskvec.delta import BLOCK, Factors, rounded
 from taskvec.engine.device import CPU
 from taskvec.engine.merging import Merging
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError
@@ -61,6 +61,12 @@ class _PointInput:
 
     def read32(self, out: Any, name: str, start: int) -> int:
         return rounded(self, out, name, start)
+
+    def is_zero(self, name: str) -> bool:
+        return name not in self.specs
+
+    def factors(self, _name: str) -> Factors | None:
+        return None
 
     def describe(self) -> str:
         return self._source.describe()
@@ -172,9 +178,13 @@ class MergedSource(AbstractSource):
             origin = point.source.recipe(blank=blank)
             return origin or {"name": point.source.title(), "fingerprint": BLANK if blank else point.fingerprint()}
 
-        roles = {"roles": found} if (found := self.merging.roles()) else {}
-        method = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain(), **roles}
-        return {"base": of(self.donor), **method, "inputs": {n: of(p) for n, p in self.points.items()}}
+        method = {"method": self.merging.method.name, "parameters": self.merging.bound.to_plain()}
+        return {
+            "base": of(self.donor),
+            **method,
+            **self.merging.layout_changes(),
+            "inputs": {n: of(p) for n, p in self.points.items()},
+        }
 
     def describe(self) -> str:
         """See the base class."""

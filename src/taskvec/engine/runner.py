@@ -32,16 +32,16 @@ class LocalRunner:
     """
 
     def __init__(self, threads: int | None = None) -> None:
-        self._threads = worker_count(threads)
+        self.threads = worker_count(threads)
 
     def map(self, work: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
         """See `Runner`."""
         waiting: deque[Future[Result]] = deque()
-        pool = ThreadPoolExecutor(self._threads)
+        pool = ThreadPoolExecutor(self.threads)
         try:
             for job in jobs:
                 waiting.append(pool.submit(work, job))
-                if len(waiting) > 2 * self._threads:
+                if len(waiting) > 2 * self.threads:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

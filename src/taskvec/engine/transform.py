@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, final
 
 from taskvec import transforms
@@ -153,6 +154,10 @@ class Transformed(AbstractDelta):
         """See the base class."""
         found = self._merged.inputs()
         return None if found is None else (*found, "transform", self._task)
+
+    def notes(self) -> Mapping[str, Mapping[str, float]]:
+        """See the base class."""
+        return self._merged.notes()
 
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """See the base class."""

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from torch import Tensor
-
-from taskvec.evaluate.patch import resident
+from taskvec.evaluate.line import line
+from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record, row_named
 from taskvec.evaluate.scores import Scores, normalized
-from taskvec.evaluate.scoring import Prepared, score
+from taskvec.evaluate.scoring import Prepared
 from taskvec.evaluate.search import search_scale
 from taskvec.suites import Encoder
 from taskvec.vector import TaskVector
@@ -70,6 +69,8 @@ def addition(
     single_validation: Scores,
     single_test: Scores,
     scales: Iterable[float],
+    refine: int = 0,
+    linear: bool = False,
     autocast: bool = False,
 ) -> Addition:
     """Scores base + scale × vector on all tasks, for every merged vector.
@@ -85,6 +86,8 @@ def addition(
         single_validation: the single-task models' scores on `validation`, of the regime of the vectors.
         single_test: their scores on `test`.
         scales: the grid.
+        refine: so many more scales are tried between the best of the grid and its neighbors.
+        linear: score the model to first order in its weights, as linear regimes train it.
         autocast: run the encoder in bfloat16.
 
     Raises:
@@ -94,12 +97,19 @@ def addition(
     grid, rows = list(scales), []
     for name, vector in merged.items():
         delta = deltas_of(encoder, vector)
-        found = search_scale(encoder, validation, delta, scales=grid, single=single_validation, autocast=autocast)
-        with resident(encoder.module, delta) as move:
-            move(found.scale)
-            best = score(encoder, test, regime=single_test.regime, autocast=autocast)
-            move(1.0)
-            one = best if found.scale == 1.0 else score(encoder, test, regime=single_test.regime, autocast=autocast)
+        found = search_scale(
+            encoder,
+            validation,
+            delta,
+            scales=grid,
+            single=single_validation,
+            refine=refine,
+            linear=linear,
+            autocast=autocast,
+        )
+        with line(encoder, test, delta, regime=single_test.regime, linear=linear, autocast=autocast) as at:
+            best = at(found.scale)
+            one = best if found.scale == 1.0 else at(1.0)
         curve = tuple((row.scale, row.objective) for row in found.rows)
         rows.append(
             AdditionRow(
@@ -112,9 +122,3 @@ def addition(
             )
         )
     return Addition(rows=tuple(rows))
-
-
-def deltas_of(encoder: Encoder, vector: TaskVector) -> dict[str, Tensor]:
-    """The deltas of the tensors that the encoder has, float32 (files may hold more, e.g. an unused pooler)."""
-    own = encoder.module.state_dict()
-    return {name: vector[name] for name in vector.names() if name in own and not vector.is_zero(name)}

@@ -9,11 +9,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from taskvec.errors import NonFiniteError
-from taskvec.evaluate.addition import deltas_of
 from taskvec.evaluate.metrics import metric_of
+from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.scores import Scores, score_of
 from taskvec.evaluate.scoring import Prepared, PreparedTask
-from taskvec.suites import TextEncoder
+from taskvec.suites import Encoder
 from taskvec.suites.linearize import Derivative, LinearizedEncoder
 from taskvec.vector import TaskVector
 
@@ -62,7 +62,7 @@ class Affine:
 
 
 def affine(
-    encoder: TextEncoder,
+    encoder: Encoder,
     prepared: Prepared,
     vectors: Mapping[str, TaskVector],
     *,
@@ -82,6 +82,18 @@ def affine(
         NonFiniteError: a feature is not finite. ParameterError: no forward-mode derivative.
     """
     deltas = {name: deltas_of(encoder, vector) for name, vector in vectors.items()}
+    return affine_along(encoder, prepared, deltas, regime=regime, derivative=derivative)
+
+
+def affine_along(
+    encoder: Encoder,
+    prepared: Prepared,
+    deltas: Mapping[str, Mapping[str, Tensor]],
+    *,
+    regime: str = "tangent",
+    derivative: Derivative = "forward",
+) -> Affine:
+    """The same for deltas, name → float32 tensor each."""
     model = LinearizedEncoder(origin=encoder, tau={}, derivative=derivative)
     tasks = tuple(_task(model, each, deltas) for each in prepared.tasks)
     return Affine(tasks=tasks, suite=prepared.suite, split=prepared.split, regime=regime)

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from taskvec.evaluate.addition import deltas_of
-from taskvec.evaluate.patch import resident
+from taskvec.evaluate.line import line
+from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record, row_named
 from taskvec.evaluate.scores import Score, Scores, normalized
-from taskvec.evaluate.scoring import Prepared, score
+from taskvec.evaluate.scoring import Prepared
 from taskvec.suites import Encoder
 from taskvec.vector import TaskVector
 
@@ -71,6 +71,7 @@ def compression(
     *,
     test: Prepared,
     single: Scores,
+    linear: bool = False,
     autocast: bool = False,
 ) -> Compression:
     """Stores every task's vector with every codec and scores the task from what was stored.
@@ -82,6 +83,7 @@ def compression(
         folder: where the files go, `LABEL/TASK.tv.safetensors`; what is there is written anew.
         test: the inputs of the tasks that are scored.
         single: the tuned models' scores on them.
+        linear: score the model to first order in its weights, as linear regimes train it.
         autocast: run the encoder in bfloat16.
 
     Raises:
@@ -95,7 +97,7 @@ def compression(
         size = sum(path.stat().st_size for path in stored.values())
         opened = {name: TaskVector.open(path) for name, path in stored.items()}
         error = sum((opened[n] - vectors[n]).norm() ** 2 for n in norms) / sum(x**2 for x in norms.values())
-        scores = own_scores(encoder, opened, test, regime=single.regime, autocast=autocast)
+        scores = own_scores(encoder, opened, test, regime=single.regime, linear=linear, autocast=autocast)
         rows.append(
             CompressionRow(
                 name=label,
@@ -110,15 +112,21 @@ def compression(
 
 
 def own_scores(
-    encoder: Encoder, vectors: Mapping[str, TaskVector], inputs: Prepared, *, regime: str, autocast: bool = False
+    encoder: Encoder,
+    vectors: Mapping[str, TaskVector],
+    inputs: Prepared,
+    *,
+    regime: str,
+    linear: bool = False,
+    autocast: bool = False,
 ) -> Scores:
-    """Each task scored on base + its own vector."""
+    """Each task scored on base + its own vector; `linear`: of the model to first order in its weights."""
     rows: list[Score] = []
     for task in inputs.tasks:
         alone = Prepared(suite=inputs.suite, split=inputs.split, tasks=(task,))
-        with resident(encoder.module, deltas_of(encoder, vectors[task.task.name])) as move:
-            move(1.0)
-            rows += score(encoder, alone, autocast=autocast).rows
+        delta = deltas_of(encoder, vectors[task.task.name])
+        with line(encoder, alone, delta, linear=linear, autocast=autocast) as at:
+            rows += at(1.0).rows
     return Scores(rows=tuple(rows), suite=inputs.suite, split=inputs.split, regime=regime)
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from taskvec.evaluate.addition import deltas_of
-from taskvec.evaluate.patch import resident
+from taskvec.evaluate.line import line
+from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scores import Score
-from taskvec.evaluate.scoring import Prepared, score
+from taskvec.evaluate.scoring import Prepared
 from taskvec.evaluate.search import only, search_negation
 from taskvec.suites import Encoder
 from taskvec.vector import TaskVector
@@ -60,6 +60,7 @@ def negation(
     scales: Iterable[float],
     threshold: float = 0.95,
     regime: str = "standard",
+    linear: bool = False,
     autocast: bool = False,
 ) -> Negation:
     """Scores base − scale × vector on target and control, for every task of `vectors` (arXiv:2212.04089).
@@ -73,6 +74,7 @@ def negation(
         scales: the grid; must hold 0.
         threshold: the share of the control's accuracy at scale 0 that has to stay.
         regime: of the vectors, recorded with the scores.
+        linear: score the model to first order in its weights, as linear regimes train it.
         autocast: run the encoder in bfloat16.
 
     Raises:
@@ -90,13 +92,12 @@ def negation(
             scales=grid,
             threshold=threshold,
             regime=regime,
+            linear=linear,
             autocast=autocast,
         )
         two = Prepared(suite=test.suite, split=test.split, tasks=only(test, (target, control)))
-        before = score(encoder, two, regime=regime, autocast=autocast)
-        with resident(encoder.module, delta) as move:
-            move(-found.scale)
-            after = score(encoder, two, regime=regime, autocast=autocast)
+        with line(encoder, two, delta, regime=regime, linear=linear, autocast=autocast) as at:
+            before, after = at(0.0), at(-found.scale)
         rows.append(
             NegationRow(
                 target=target,

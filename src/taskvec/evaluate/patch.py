@@ -7,8 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError, UnknownName
+from taskvec.suites import Encoder
+from taskvec.vector import TaskVector
 
 Move = Callable[[float], None]
+
+
+def combined(deltas: Mapping[str, Mapping[str, Tensor]], coefficients: Mapping[str, float]) -> dict[str, Tensor]:
+    """Σ c_v δ_v by tensor name, over the vectors with a coefficient that is not 0."""
+    total: dict[str, Tensor] = {}
+    for name, factor in coefficients.items():
+        for tensor, each in deltas[name].items() if factor else ():
+            total[tensor] = total[tensor] + factor * each if tensor in total else factor * each
+    return total
 
 
 @contextlib.contextmanager
@@ -37,6 +48,25 @@ def resident(module: nn.Module, delta: Mapping[str, Tensor]) -> Iterator[Move]:
         yield move
     finally:
         move(0)
+
+
+def deltas_of(encoder: Encoder, vector: TaskVector) -> dict[str, Tensor]:
+    """The deltas of the tensors that the encoder has, float32, by the module's names.
+
+    Files may hold more, e.g. an unused pooler; a vector of zeros moves nothing.
+
+    Raises:
+        SchemaError: the vector moves tensors, and none of them is the encoder's.
+    """
+    stored = {encoder.aliases.get(name, name): name for name in encoder.module.state_dict()}
+    moving = [name for name in vector.names() if not vector.is_zero(name)]
+    found = {stored[name]: vector[name] for name in moving if name in stored}
+    if moving and not found:
+        raise SchemaError(
+            f"the model has none of the {len(moving)} tensors that the vector moves, e.g. '{moving[0]}'.",
+            f"give a vector of this model, whose tensors are named like '{next(iter(stored), '')}'.",
+        )
+    return found
 
 
 def _targets(module: nn.Module, delta: Mapping[str, Tensor]) -> dict[str, Tensor]:

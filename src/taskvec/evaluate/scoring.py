@@ -13,7 +13,8 @@ from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.errors import NonFiniteError, UnknownName
 from taskvec.evaluate.metrics import metric_of
 from taskvec.evaluate.scores import Score, Scores, score_of
-from taskvec.suites import Bucketed, Encoder, Head, Suite, Task, TextEncoder, bucketed, heads_of, logits_of
+from taskvec.suites import Bucketed, Encoder, Head, Suite, Task, bucketed, encoder_of, heads_of, logits_of
+from taskvec.suites.head import check_head
 
 
 @final
@@ -65,13 +66,13 @@ def evaluate(
         UnknownName: a task, split or metric has no such name.
         ParameterError: a split is empty or the limit is not positive.
         NonFiniteError: the model's features are not finite.
-        SchemaError: a checkpoint that does not fit the suite's base.
+        SchemaError: a checkpoint that does not fit the suite's base, or a head that does not fit its task.
     """
     encoder: Encoder
     if isinstance(model, Checkpoint):
-        encoder = TextEncoder.open(suite.base).with_weights(model)
+        encoder = encoder_of(suite).with_weights(model)
     else:
-        encoder = TextEncoder.open(model) if isinstance(model, str | Path) else model
+        encoder = encoder_of(suite, model) if isinstance(model, str | Path) else model
     prepared = prepare(encoder, suite, split=split, limit=limit, tasks=tasks, heads=heads)
     return score(encoder, prepared, regime=regime, autocast=autocast)
 
@@ -110,6 +111,7 @@ def _prepared_task(
 ) -> PreparedTask:
     if task.name not in heads:
         raise UnknownName.among(f"there is no head for the task '{task.name}'.", task.name, heads)
+    check_head(heads[task.name], task)
     metric_of(task.metric)
     part = task.split(split, limit=limit)
     return PreparedTask(

@@ -7,11 +7,18 @@ from typing import Any, final
 from torch import Tensor
 
 from taskvec.errors import ParameterError, UnknownName
-from taskvec.evaluate.patch import resident
+from taskvec.evaluate.line import line
 from taskvec.evaluate.record import Record
 from taskvec.evaluate.scores import Scores, normalized
-from taskvec.evaluate.scoring import Prepared, PreparedTask, score
-from taskvec.evaluate.selection import BEST_MEAN_RULE, NEGATION_RULE, choose_best, choose_negation
+from taskvec.evaluate.scoring import Prepared, PreparedTask
+from taskvec.evaluate.selection import (
+    ACCURACY_RULE,
+    BEST_MEAN_RULE,
+    NEGATION_RULE,
+    around,
+    choose_best,
+    choose_negation,
+)
 from taskvec.suites import Encoder
 
 
@@ -46,6 +53,8 @@ def search_scale(
     *,
     scales: Iterable[float],
     single: Scores,
+    refine: int = 0,
+    linear: bool = False,
     autocast: bool = False,
 ) -> ScaleSearch:
     """The scale at which base + scale × delta has the best mean normalized accuracy on the prepared inputs.
@@ -58,17 +67,47 @@ def search_scale(
         delta: name → float32 tensor, e.g. a merged task vector; names that are missing do not move.
         scales: the grid.
         single: the single-task models' scores on the same inputs; their regime is that of the result.
+        refine: so many more scales are tried between the best of the grid and its neighbors.
+        linear: score the model to first order in its weights, as linear regimes train it.
         autocast: as in `evaluate`.
 
     Raises:
         ParameterError: the grid is empty, the inputs are test data, or `single` is of another split.
     """
     grid = _grid(scales, prepared)
-    rows = []
-    for scale, scores in _along(encoder, prepared, delta, grid, single.regime, autocast=autocast):
-        rows.append(ScaleRow(scale, normalized(scores, single).mean, scores))
-    best = choose_best(grid, [row.objective for row in rows])
-    return ScaleSearch(best, BEST_MEAN_RULE, tuple(rows))
+    rows: list[ScaleRow] = []
+
+    def best() -> float:
+        return choose_best([row.scale for row in rows], [row.objective for row in rows])
+
+    with line(encoder, prepared, delta, regime=single.regime, linear=linear, autocast=autocast) as at:
+        for finer in (False, True):
+            for scale in around(grid, best(), refine) if finer else grid:
+                scores = at(scale)
+                rows.append(ScaleRow(scale, normalized(scores, single).mean, scores))
+    return ScaleSearch(best(), BEST_MEAN_RULE, tuple(sorted(rows, key=lambda row: row.scale) if refine else rows))
+
+
+def search_accuracy(
+    encoder: Encoder,
+    prepared: Prepared,
+    delta: Mapping[str, Tensor],
+    *,
+    scales: Iterable[float],
+    regime: str = "standard",
+    linear: bool = False,
+    autocast: bool = False,
+) -> ScaleSearch:
+    """The scale at which base + scale × delta has the best mean accuracy on the prepared inputs; see `search_scale`.
+
+    Raises:
+        ParameterError: the grid is empty, or the inputs are test data.
+    """
+    grid = _grid(scales, prepared)
+    with line(encoder, prepared, delta, regime=regime, linear=linear, autocast=autocast) as at:
+        found = [(scale, at(scale)) for scale in grid]
+    rows = tuple(ScaleRow(scale, scores.mean, scores) for scale, scores in found)
+    return ScaleSearch(choose_best(grid, [row.objective for row in rows]), ACCURACY_RULE, rows)
 
 
 def search_negation(
@@ -81,6 +120,7 @@ def search_negation(
     scales: Iterable[float],
     threshold: float = 0.95,
     regime: str = "standard",
+    linear: bool = False,
     autocast: bool = False,
 ) -> ScaleSearch:
     """The scale at which base − scale × delta forgets the task `target` most while `control` keeps its accuracy.
@@ -101,7 +141,8 @@ def search_negation(
         )
     two = Prepared(suite=prepared.suite, split=prepared.split, tasks=only(prepared, (target, control)))
     backwards = {name: -change for name, change in delta.items()}
-    found = _along(encoder, two, backwards, grid, regime, autocast=autocast)
+    with line(encoder, two, backwards, regime=regime, linear=linear, autocast=autocast) as at:
+        found = [(scale, at(scale)) for scale in grid]
     rows = tuple(ScaleRow(scale, scores[target].value, scores) for scale, scores in found)
     targets, controls = zip(*((row.objective, row.scores[control].value) for row in rows), strict=True)
     return ScaleSearch(choose_negation(grid, targets, controls, threshold=threshold), NEGATION_RULE, rows)
@@ -127,20 +168,3 @@ def only(prepared: Prepared, names: Iterable[str]) -> tuple[PreparedTask, ...]:
         if name not in by_name:
             raise UnknownName.among(f"the task '{name}' was not prepared.", name, by_name)
     return tuple(by_name[name] for name in names)
-
-
-def _along(
-    encoder: Encoder,
-    prepared: Prepared,
-    delta: Mapping[str, Tensor],
-    grid: Iterable[float],
-    regime: str,
-    *,
-    autocast: bool,
-) -> list[tuple[float, Scores]]:
-    found = []
-    with resident(encoder.module, delta) as move:
-        for scale in grid:
-            move(scale)
-            found.append((scale, score(encoder, prepared, regime=regime, autocast=autocast)))
-    return found

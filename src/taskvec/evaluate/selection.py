@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from taskvec.errors import ParameterError
 
 BEST_MEAN_RULE = "largest mean normalized validation accuracy, the smallest scale of equals"
+ACCURACY_RULE = "largest mean validation accuracy, the smallest scale of equals"
 NEGATION_RULE = (
     "lowest target accuracy with control ≥ threshold × its accuracy at scale 0, the smallest scale of equals"
 )
@@ -18,6 +19,26 @@ def choose_best(scales: Sequence[float], values: Sequence[float]) -> float:
     """
     _check_lengths(scales, values)
     return max(zip(scales, values, strict=True), key=lambda pair: (pair[1], -abs(pair[0])))[0]
+
+
+def around(scales: Sequence[float], best: float, count: int) -> list[float]:
+    """`count` scales evenly between `best` and its neighbors in the grid, the smaller ones first.
+
+    Beyond the largest of the grid there is a neighbor at the distance of the one before; below the smallest, 0.
+
+    Raises:
+        ParameterError: a negative count.
+    """
+    if count < 0:
+        raise ParameterError(f"refine={count} is negative.", "give 0 or more.")
+    ordered = sorted({0.0, *scales})
+    at = ordered.index(best)
+    below = ordered[at - 1] if at > 0 else best
+    above = ordered[at + 1] if at + 1 < len(ordered) else 2 * best - below
+    left, right = count // 2, count - count // 2
+    found = [below + (best - below) * i / (left + 1) for i in range(1, left + 1)]
+    found += [best + (above - best) * i / (right + 1) for i in range(1, right + 1)]
+    return [round(scale, 6) for scale in found if scale not in ordered]
 
 
 def choose_negation(

@@ -43,7 +43,7 @@ def describe(method: MergeMethod) -> dict[str, Any]:
         "laws": {law: LAW_TEXTS.get(law, "") for law in sorted(method.laws)},
         "folds": folds,
         "passes": folds + 1,
-        "cost": cost(unit, folds),
+        "cost": cost("triplets" if method.spectral else unit, folds),
         "differs": text["differs"],
         "module": method.function.__module__,
     }
@@ -95,6 +95,8 @@ def cost(unit: str, folds: int) -> str:
     if unit in ("element", "row"):
         held = "chunk" if unit == "element" else "block of rows"
         return f"{reads}; holds one {held} a worker, whatever the size of the model"
+    if unit == "triplets":
+        return f"{reads}; holds one delta, the leading triplets of all and the merge of a matrix, one a worker"
     extra = ", and decomposes matrices" if unit == "matrix" else ""
     return f"{reads}; holds the largest tensor of every input, one a worker{extra}"
 

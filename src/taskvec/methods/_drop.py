@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from taskvec.methods._dialects import Dialect
-from taskvec.methods._method import Fold, Place
+from taskvec.methods._method import Fold
+from taskvec.methods._place import Place
 from taskvec.ops import random, random_kernels, vote_kernels
 from taskvec.ops.signs import column
 

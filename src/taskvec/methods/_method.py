@@ -11,7 +11,8 @@ the annotations). Everything else a method needs is declared, so that the engine
                A method on either space that is given points and a base merges the displacements from the base
     folds      statistics to gather before the merge, in order; each sees the state of the one before (see `Fold`);
                or a function of the parameters that returns them
-    otherwise  the method for tensors whose role is not "matrix"; it gets the parameters that it has, too
+    otherwise  the method for tensors whose role is not "matrix", and for matrices with fewer rows or columns than there
+               are tasks; it gets the parameters that it has, too
     over       for a method that works on the merge of another one, which its parameter `method` names: a function of
                that MergeMethod that refuses what does not fit and returns the fields in which the two together differ
                from this one (see `_over`)
@@ -22,6 +23,7 @@ the annotations). Everything else a method needs is declared, so that the engine
                (None: for these parameters it is not)
     dialects   defaults that differ from the signature's in a `dialect` (REQUIRED: it has none there)
     check      refuses parameters that do not go together: called with all of them, raises ParameterError
+    spectral   how a method merges matrices by their singular triplets (see `spectral_method`)
 
 A method that is always a linear combination of its inputs is declared with `linear_method` instead: its function
 maps their Gram matrix (or just their number) to one coefficient a task, and the engine never stacks anything.
@@ -41,25 +43,18 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 from taskvec.errors import ParameterError, UnknownName
 from taskvec.methods._parameters import INJECTED, Bound, Parameter, parameters_of
+from taskvec.methods._place import Place
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from taskvec.checkpoint import layout
+    from taskvec.methods._triplets import Spectral
 
 ActsOn = Literal["element", "row", "matrix", "tensor"]
 GramOf = Literal["tensor", "row", "column"]
 REQUIRED: Any = inspect.Parameter.empty
 LAWS = frozenset({"permutation", "homogeneous", "zero", "idempotent", "additive"})
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a block lies: what a method may know besides the numbers (it never sees a file, a model or a layout)."""
-
-    tensor: str
-    shape: tuple[int, ...]
-    start: int
-    tasks: tuple[str, ...]
 
 
 @final
@@ -110,11 +105,17 @@ class MergeMethod:
     dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: Callable[..., None] | None = None
     over: Callable[[MergeMethod], Mapping[str, Any]] | None = None
+    spectral: Spectral | None = None
 
     @property
     def elsewhere(self) -> MergeMethod | None:
         """The method for tensors that are not matrices, where it is another one."""
         return get(self.otherwise) if isinstance(self.otherwise, str) else self.otherwise
+
+    def acting(self, place: layout.Place, tasks: int) -> MergeMethod:
+        """The method for a tensor: that of `elsewhere`, if it is no matrix or has fewer rows or columns than tasks."""
+        other = self.elsewhere
+        return self if other is None or (place.role == "matrix" and place.short_side >= tasks) else other
 
     def folds_for(self, bound: Bound) -> tuple[Fold, ...]:
         """The folds to run, in order; they may depend on the parameters (a dialect has its own scope)."""
@@ -169,8 +170,26 @@ class MergeMethod:
         self, stacked: Tensor, *, state: Any = None, at: Place | None = None, base: Tensor | None = None, **bound: Any
     ) -> Tensor:
         """The merge of stacked tensors (task, *shape); `bound` comes from `bind(…).at(tensor)`."""
+        if at is not None and at.pieces and self.unit_of(bound) == "matrix":
+            return self._of_pieces(stacked, at, base, {"state": state, **bound})
         extra = {k: v for k, v in (("state", state), ("at", at), ("base", base)) if k in self.injected}
         return self.function(stacked, **bound, **extra)
+
+    def _of_pieces(self, stacked: Tensor, at: Place, base: Tensor | None, options: Mapping[str, Any]) -> Tensor:
+        """The merges of the matrices that a fused one consists of, put together."""
+        found = [
+            self(
+                stacked[:, rows, columns].contiguous(),
+                at=at.piece(number),
+                base=None if base is None else base[rows, columns],
+                **options,
+            )
+            for number, (rows, columns) in enumerate(at.pieces)
+        ]
+        merged = found[0].new_empty(*found[0].shape[:-2], *at.shape)
+        for piece, values in zip(at.pieces, found, strict=True):
+            merged[(..., *piece)] = values
+        return merged
 
 
 _methods: dict[str, MergeMethod] = {}
@@ -202,7 +221,7 @@ def merge_method(
     def register(function: Callable[..., Tensor]) -> MergeMethod:
         name = function.__name__
         keywords = inspect.signature(function).parameters
-        return _register(
+        return enroll(
             MergeMethod(
                 function=function, name=name, source=source, laws=frozenset(laws), acts_on=acts_on, space=space,
                 base=base, folds=folds, otherwise=otherwise, least=least, most=most,
@@ -249,7 +268,7 @@ def linear_method(
             known = stacked.shape[0] if found is None else gram_of(stacked, found) if state is None else state
             return combination(stacked, weigh(known, **bound), found)
 
-        return _register(
+        return enroll(
             MergeMethod(
                 function=combine, name=weigh.__name__, source=source, laws=frozenset(laws), acts_on="element",
                 space=space, base=base, folds=folds if gram is not None else (), otherwise=None, least=least,
@@ -261,7 +280,8 @@ def linear_method(
     return register
 
 
-def _register(method: MergeMethod) -> MergeMethod:
+def enroll(method: MergeMethod) -> MergeMethod:
+    """Add a method to the registry; refuses a law that does not exist, or a name that is taken."""
     for law in method.laws - LAWS:
         raise ParameterError(f"'{law}' is not a law.", f"the laws are {', '.join(sorted(LAWS))}.")
     if method.name in _methods:
@@ -306,6 +326,7 @@ _GRAMS: Mapping[GramOf, Fold] = {
 ENTRY_POINTS = "taskvec.methods"  # the group in which other packages name a module, or a MergeMethod in one
 
 
+@functools.cache
 def _load() -> None:
     """Import every public module beside this one, in name order: a method is its file."""
     for module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):

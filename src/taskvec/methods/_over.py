@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from taskvec.errors import ParameterError
-from taskvec.methods._method import Fold, MergeMethod, Place, get
+from taskvec.methods._method import Fold, MergeMethod, get
 from taskvec.methods._parameters import INJECTED
+from taskvec.methods._place import Place
 
 
 def composed(method: MergeMethod, given: Mapping[str, Any]) -> MergeMethod:

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from types import UnionType
-from typing import Annotated, Any, Literal, final, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, final, get_args, get_origin
 
 from taskvec.errors import ParameterError, UnknownName
 
@@ -82,6 +82,8 @@ class Parameter:
             ParameterError: not of the kind, not among the choices, or out of the range.
         """
         where = f"{method}: {self.name}"
+        if value is None and self.default is None:
+            return None
         if self.choices:
             if value not in self.choices:
                 raise ParameterError(f"{where}={value!r} is not one of {', '.join(self.choices)}.")
@@ -184,12 +186,13 @@ class Bound:
 
     def to_plain(self) -> dict[str, Any]:
         """The parameters as plain data, for recipes."""
-        return {k: _plain(v) for k, v in self.values.items()}
+        return {k: plain(v) for k, v in self.values.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as plain data."""
     if isinstance(value, PerTensor):
-        return [*({"filter": p, "value": _plain(v)} for p, v in value.rules), {"value": _plain(value.default)}]
+        return [*({"filter": p, "value": plain(v)} for p, v in value.rules), {"value": plain(value.default)}]
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -205,6 +208,8 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, Parameter]:
 
 
 def _parameter(p: inspect.Parameter, hint: Any) -> Parameter:
+    if get_origin(hint) in (Union, UnionType) and p.default is None:  # Fraction | None
+        hint = next(h for h in get_args(hint) if h is not NoneType)
     marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     kind = get_args(hint)[0] if marks else hint
     kind = get_args(kind)[0] if get_origin(kind) is UnionType else kind

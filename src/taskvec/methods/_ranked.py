@@ -13,7 +13,8 @@ from torch import Tensor
 from taskvec.errors import ParameterError
 from taskvec.methods._dialects import Dialect
 from taskvec.methods._drop import left_over, numbers
-from taskvec.methods._method import Fold, Place, merge_method
+from taskvec.methods._method import Fold, merge_method
+from taskvec.methods._place import Place
 from taskvec.ops import random, rank_kernels
 from taskvec.ops.signs import column
 
@@ -121,5 +122,5 @@ ranked_method = functools.partial(
     acts_on="row",
     folds=_folds,
     laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"epsilon": 0.15}},
+    dialects={"mergekit": {"density": 1.0, "epsilon": 0.15}},
 )

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taskvec.methods._method import Fold, Place, merge_method
+from taskvec.methods._method import Fold, merge_method
 from taskvec.methods._order import Ordered, order_folds
+from taskvec.methods._place import Place
 from taskvec.ops.gram import unit_of, units
 from taskvec.ops.importance import softmax_divergence
 

@@ -6,8 +6,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods._drop import add_kernel, drop_and_add, whole_coefficients
-from taskvec.methods._method import Place, merge_method
+from taskvec.methods._method import merge_method
 from taskvec.methods._parameters import Coefficients, Density, Seed
+from taskvec.methods._place import Place
 
 
 @merge_method(

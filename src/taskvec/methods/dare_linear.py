@@ -9,8 +9,9 @@ from torch import Tensor
 
 from taskvec.methods._dialects import Dialect, check_sum, only_in
 from taskvec.methods._drop import add_kernel, divisors_of, drop_and_add, left_over, masked, shares, whole_coefficients
-from taskvec.methods._method import Fold, Place, merge_method
+from taskvec.methods._method import Fold, merge_method
 from taskvec.methods._parameters import Coefficients, Density, Seed
+from taskvec.methods._place import Place
 
 
 def _check(*, dialect: Dialect, coefficients: Any, normalize: bool, rescale: bool, **_: Any) -> None:
@@ -29,6 +30,7 @@ def _folds(*, dialect: Dialect, rescale: bool, **_: Any) -> tuple[Fold, ...]:
     weigh=whole_coefficients,
     check=_check,
     laws={"permutation", "homogeneous", "zero", "additive"},
+    dialects={"mergekit": {"density": 1.0}},
 )
 def dare_linear(
     deltas: Float[Tensor, task * shape],

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from taskvec.methods._dialects import Dialect, Majority, only_in, vote_rule
 from taskvec.methods._drop import divisors_of, draw, drop, left_over, masked
-from taskvec.methods._method import Fold, Place, merge_method
+from taskvec.methods._method import Fold, merge_method
 from taskvec.methods._parameters import Coefficients, Density, Seed
+from taskvec.methods._place import Place
 from taskvec.methods._trim import magnitude_folds
 from taskvec.ops.signs import bars, fuse, keep
 from taskvec.ops.thresholds import kept
@@ -70,7 +71,7 @@ def _kernel(
     kernel=_kernel,
     check=_check,
     laws={"permutation", "homogeneous", "zero"},
-    dialects={"mergekit": {"trim_density": 1.0}, "peft": {"trim_density": 1.0}},
+    dialects={"mergekit": {"density": 1.0, "trim_density": 1.0}, "peft": {"trim_density": 1.0}},
 )
 def dare_ties(
     deltas: Float[Tensor, task * shape],

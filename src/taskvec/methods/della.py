@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods._dialects import TwoDialects, only_in, vote_rule
-from taskvec.methods._method import Place
 from taskvec.methods._parameters import Coefficients, Density, NonNegative, Seed
+from taskvec.methods._place import Place
 from taskvec.methods._ranked import check_window, drop_block, drop_ranked, ranked_method
 from taskvec.ops.signs import fuse
 from taskvec.ops.vote_kernels import vote

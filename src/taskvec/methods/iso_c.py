@@ -7,6 +7,7 @@ from torch import Tensor
 
 from taskvec.methods._method import merge_method
 from taskvec.methods._parameters import Range
+from taskvec.methods._place import Place
 from taskvec.ops.isotropic import isotropic_sum
 
 
@@ -17,7 +18,7 @@ from taskvec.ops.isotropic import isotropic_sum
     laws={"permutation", "homogeneous", "zero"},
 )
 def iso_c(
-    deltas: Float[Tensor, "task m n"], *, tolerance: Annotated[float, Range(0.0, 0.5, closed=True)] = 1e-6
+    deltas: Float[Tensor, "task m n"], *, tolerance: Annotated[float, Range(0.0, 0.5, closed=True)] = 1e-6, at: Place
 ) -> Float[Tensor, "m n"]:
     """The polar factor of the sum, times the mean of its singular values.
 
@@ -32,8 +33,11 @@ def iso_c(
     Args:
         deltas: one delta a task, stacked on axis 0.
         tolerance: what counts as 0, relative to the inputs.
+        at: is told how many directions were dropped.
 
     Differs from the paper: directions of a rank-deficient sum get 0 instead of full strength along arbitrary vectors,
     which made the result depend on the order of the tasks; σ̄ is still the mean over all min(m, n).
     """
-    return isotropic_sum(deltas, tolerance=tolerance).matrix
+    found = isotropic_sum(deltas, tolerance=tolerance)
+    at.report("dropped", found.dropped)
+    return found.matrix

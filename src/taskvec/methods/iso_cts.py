@@ -7,6 +7,7 @@ from torch import Tensor
 
 from taskvec.methods._method import merge_method
 from taskvec.methods._parameters import Range, Share
+from taskvec.methods._place import Place
 from taskvec.ops.isotropic import isotropic_subspaces
 
 
@@ -21,6 +22,7 @@ def iso_cts(
     *,
     common: Share = 0.8,
     tolerance: Annotated[float, Range(0.0, 0.5, closed=True)] = 1e-6,
+    at: Place,
 ) -> Float[Tensor, "m n"]:
     """The leading directions of the sum, and of what each delta has beside them, made orthogonal, at one strength.
 
@@ -37,8 +39,11 @@ def iso_cts(
         deltas: one delta a task, stacked on axis 0.
         common: the share of the directions that comes from the sum.
         tolerance: what counts as 0, relative to the inputs, and among vectors to their strongest direction.
+        at: is told how many directions were dropped.
 
     Differs from the paper: arbitrary directions (rank-deficient sums, tasks that coincide) are left out; n_t is at most
     floor(r / T), where the published rounding would leave c negative.
     """
-    return isotropic_subspaces(deltas, common=common, tolerance=tolerance).matrix
+    found = isotropic_subspaces(deltas, common=common, tolerance=tolerance)
+    at.report("dropped", found.dropped)
+    return found.matrix

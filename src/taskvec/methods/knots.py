@@ -8,9 +8,10 @@ from torch import Tensor
 
 from taskvec.errors import ParameterError
 from taskvec.methods import get
-from taskvec.methods._method import MergeMethod, Place, merge_method
+from taskvec.methods._method import MergeMethod, merge_method
 from taskvec.methods._over import folded, run
 from taskvec.methods._parameters import Range
+from taskvec.methods._place import Place
 from taskvec.ops.alignment import common_basis, coordinates
 
 
@@ -65,7 +66,7 @@ def knots(
     stacked = deltas.transpose(1, 2) if transpose else deltas
     basis = common_basis(stacked, tolerance=tolerance)
     aligned = coordinates(stacked, basis)
-    place = Place(at.tensor, tuple(aligned.shape[1:]), 0, at.tasks)
+    place = Place(at.tensor, tuple(aligned.shape[1:]), 0, at.tasks, report=at.report)
     if not aligned.numel():
         return deltas[0] * 0.0
     state = folded(inner, aligned, at=place, given=given)

@@ -2,12 +2,15 @@
 
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods._method import REQUIRED, merge_method
 from taskvec.methods._parameters import Coefficients, check_divisor
+from taskvec.ops.signs import column
+from taskvec.ops.sum_kernels import fused_sum
 
 
 def _check(*, coefficients: Any, normalize: bool, **_: Any) -> None:
@@ -20,10 +23,26 @@ def _weigh(count: int, *, coefficients: Any, normalize: bool, dialect: str) -> T
     return None if dialect == "mergekit" else given / given.sum() if normalize else given
 
 
+def _single(coefficients: Any, normalize: bool) -> tuple[Tensor, Tensor]:
+    """The float32 coefficients and what the sum is divided by."""
+    each = torch.tensor(coefficients, dtype=torch.float32)
+    return each, each[None].sum(dim=1)[0] if normalize else torch.tensor(1.0)
+
+
+def _kernel(block: Any, *, coefficients: Any, normalize: bool, dialect: str, **_: Any) -> Any:
+    if dialect != "mergekit":
+        return None
+    each, divisor = _single(coefficients, normalize)
+    out = np.empty(block.shape[1])
+    fused_sum(block, each.numpy(), np.float32(divisor.item()), out)
+    return out
+
+
 @merge_method(
     source="arXiv:2203.05482, weighted soup",
     space="point",
     base="none",
+    kernel=_kernel,
     weigh=_weigh,
     check=_check,
     laws={"permutation", "homogeneous", "zero", "idempotent", "additive"},
@@ -44,15 +63,33 @@ def linear(
         points: one model a task, stacked on axis 0.
         coefficients: one number, or one a task.
         normalize: divide by the sum of the coefficients.
-        dialect: mergekit computes in float32, in the order of the inputs: products, sums, the sum of the
-            coefficients, the quotient; here bit for bit so, but that −0.0 becomes 0.0. It wants coefficients.
+        dialect: mergekit computes in float32, in the order of the inputs: each product is added with one rounding (a
+            fused multiply-add), and the sum divided by that of the coefficients; here bit for bit so, but that −0.0
+            becomes 0.0. It wants coefficients.
 
     Differs from the paper: nothing.
     """
-    single = dialect == "mergekit"
-    each = torch.tensor(coefficients, dtype=torch.float32 if single else torch.float64)
-    stacked = points.float() if single else points.double()
-    total = torch.zeros_like(stacked[0])
-    for coefficient, point in zip(each, stacked, strict=True):
-        total = total + coefficient * point
-    return total / each.sum() if normalize else total
+    if dialect == "mergekit":
+        each, divisor = _single(coefficients, normalize)
+        return _fused(points, each) / divisor
+    weights = torch.tensor(coefficients, dtype=torch.float64)
+    total = (column(weights, points) * points.double()).sum(0)
+    return total / weights.sum() if normalize else total
+
+
+def _fused(points: Tensor, each: Tensor) -> Tensor:
+    """The sum of products in float32, each added with one rounding.
+
+    A float64 product of float32 numbers is exact. What the float64 sum loses is put into its last bit (rounding to
+    odd), so that rounding it to float32 is the only rounding.
+    """
+    total = torch.zeros_like(points[0], dtype=torch.float32)
+    for coefficient, point in zip(each.double(), points.double(), strict=True):
+        product, before = coefficient * point, total.double()
+        near = product + before
+        back = near - product
+        lost = (product - (near - back)) + (before - back)
+        beyond = torch.nextafter(near, torch.copysign(torch.tensor(torch.inf, dtype=torch.float64), lost))
+        even = near.view(torch.int64) % 2 == 0
+        total = torch.where((lost != 0) & even, beyond, near).float()
+    return total

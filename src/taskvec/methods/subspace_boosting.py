@@ -7,11 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods import get
-from taskvec.methods._method import MergeMethod, Place, merge_method
+from taskvec.methods._method import MergeMethod, merge_method
 from taskvec.methods._over import folds_of, run
 from taskvec.methods._parameters import Range, Share
+from taskvec.methods._place import Place
 from taskvec.ops.isotropic import floor_of
 from taskvec.ops.spectral import decompose
+
+_WHOLE = (slice(None), slice(None))
 
 
 def _over(inner: MergeMethod) -> Mapping[str, Any]:
@@ -21,7 +24,7 @@ def _over(inner: MergeMethod) -> Mapping[str, Any]:
 
 @merge_method(
     source="arXiv:2506.16506, Subspace Boosting",
-    acts_on="matrix",
+    acts_on="tensor",
     otherwise="task_arithmetic",
     over=_over,
     laws={"permutation", "homogeneous", "zero"},
@@ -59,10 +62,16 @@ def subspace_boosting(
     layout splits them; the default of beta is that of public implementations.
     """
     merged = run(get(method), deltas, at=at, state=state, given={**given, "tolerance": tolerance}).double()
+    for rows, columns in at.pieces or (_WHOLE,):
+        merged[rows, columns] = _boosted(merged[rows, columns], beta, floor_of(deltas[:, rows, columns], tolerance))
+    return merged
+
+
+def _boosted(merged: Tensor, beta: float, floor: float) -> Tensor:
     found = decompose(merged)
     sums = found.s.cumsum(0)
     if not found.rank or beta == 1.0:
         return merged
     at_least = found.s[int((sums < beta * sums[-1] * (1.0 - 2.0**-40)).sum())]
-    lift = (at_least - found.s).clamp(min=0.0) * (found.s > floor_of(deltas, tolerance))
+    lift = (at_least - found.s).clamp(min=0.0) * (found.s > floor)
     return merged + (found.u * lift) @ found.v.T

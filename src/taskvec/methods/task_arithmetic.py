@@ -1,18 +1,29 @@
 """Task arithmetic: the sum of the task vectors (Ilharco et al., ICLR 2023, arXiv:2212.04089)."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from taskvec.methods._dialects import check_sum
+from taskvec.methods._drop import shares
 from taskvec.methods._method import linear_method
 from taskvec.methods._parameters import Coefficients
 
 
+def _check(*, coefficients: Any, normalize: bool) -> None:
+    check_sum("task_arithmetic", coefficients, normalize)
+
+
 @linear_method(
     source="arXiv:2212.04089, addition",
+    check=_check,
     laws={"permutation", "homogeneous", "zero", "additive"},
 )
-def task_arithmetic(count: int, *, coefficients: Coefficients = 1.0) -> Float64[Tensor, "task"]:
+def task_arithmetic(
+    count: int, *, coefficients: Coefficients = 1.0, normalize: bool = False
+) -> Float64[Tensor, "task"]:
     """The weighted sum of the deltas: Σ c_t δ_t, summed in float64 in task order.
 
     Zero, equal and opposed inputs give 0, T times the input and 0; 0-d and empty tensors keep their shape.
@@ -20,7 +31,8 @@ def task_arithmetic(count: int, *, coefficients: Coefficients = 1.0) -> Float64[
     Args:
         count: how many tasks there are.
         coefficients: one number, or one a task.
+        normalize: whether to divide by the sum of the coefficients, as mergekit can.
 
     Differs from the paper: nothing (its one scale for all tasks is `scale`).
     """
-    return torch.as_tensor(coefficients, dtype=torch.float64).expand(count)
+    return torch.as_tensor(shares(coefficients, normalize), dtype=torch.float64).expand(count)

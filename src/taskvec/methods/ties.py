@@ -69,6 +69,7 @@ def _kernel(
     kernel=_kernel,
     check=_check,
     laws={"permutation", "homogeneous", "zero"},
+    dialects={"mergekit": {"density": 1.0}},
 )
 def ties(
     deltas: Float[Tensor, task * shape],
@@ -94,8 +95,9 @@ def ties(
         density: fraction of the model's entries that a task keeps, in (0, 1]; one number, or one a task.
         aggregate: what to make of the agreeing entries: their mean (paper), their sum, or the largest.
         dialect: "mergekit" trims each tensor to floor(density · n) entries (at least one), votes on c_t K_t and
-            divides by the sum of the agreeing c_t; "peft" trims each tensor to floor(density · n) entries, votes on
-            K_t and divides the sum of the agreeing c_t K_t by their number. In both a zero vote elects +.
+            divides by the sum of the agreeing c_t (density 1 by default); "peft" trims each tensor to
+            floor(density · n) entries, votes on K_t and divides the sum of the agreeing c_t K_t by their number. In
+            both a zero vote elects +.
         coefficients: c_t, one number or one a task (mergekit, peft).
         normalize: whether to divide (mergekit).
         majority: whether values or signs are added up to elect (peft).

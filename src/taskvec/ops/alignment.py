@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from taskvec.ops.spectral import decompose
+
 _NOISE = 2.0**-40  # coordinates below this share of the largest are rounding
 
 
@@ -17,8 +19,8 @@ def common_basis(stacked: Float[Tensor, "task m n"], *, tolerance: float) -> Flo
         q, beside = torch.linalg.qr(beside)
     if not beside.numel():
         return torch.zeros(stacked.shape[1], 0, dtype=torch.float64)
-    u, s, _ = torch.linalg.svd(beside, full_matrices=False)
-    basis: Tensor = u[:, s > tolerance * s[0]]
+    found = decompose(beside)
+    basis = found.u[:, found.s > tolerance * found.s[0]]
     return basis if q is None else q @ basis
 
 

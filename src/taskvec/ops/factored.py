@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.errors import ParameterError
+from taskvec.ops.spectral import NOISE, Leading, decompose
 from taskvec.ops.triplets import Triplets
 
 
@@ -31,8 +32,15 @@ def recompressed(left: Float[Tensor, "m rank"], right: Float[Tensor, "rank n"], 
     if rank is not None and not 0 <= rank <= most:
         raise ParameterError(f"rank={rank}: a matrix {left.shape[0]} x {right.shape[1]} has {most} triplets.")
     q, middle, p = core(left, right)
-    u, s, vh = torch.linalg.svd(middle, full_matrices=False)
-    return Triplets(q @ u, s, p @ vh.T).top(len(s) if rank is None else rank)
+    found = decompose(middle)
+    return Triplets(q @ found.u, found.s, p @ found.v).top(found.rank if rank is None else rank)
+
+
+def leading_of_product(left: Float[Tensor, "m rank"], right: Float[Tensor, "rank n"], rank: int) -> Leading:
+    """As `spectral.leading`, of left @ right, which is not formed: fewer triplets where the product has fewer."""
+    found = recompressed(left, right)
+    kept = min(rank, int((found.s > NOISE * found.s[:1]).sum())) if found.rank else 0
+    return Leading(found.top(kept), "factors" if kept else "zero", 0.0)
 
 
 def norm(left: Float[Tensor, "m rank"], right: Float[Tensor, "rank n"]) -> float:

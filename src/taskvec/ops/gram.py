@@ -7,6 +7,7 @@ dimensions is one row and one column. Entry i of the flattened tensor belongs to
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +26,27 @@ def gram(block: Block) -> Floats:
     out = np.zeros((block.shape[0], block.shape[0]))
     kernels.gram(block, out)
     return out
+
+
+def products(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None) -> Floats:
+    """X @ y.T in float64 for float32 or float64 rows (a, n) and (b, n); without `y` the Gram matrix of x.
+
+    Entries are summed by runs of 1,024, the runs in order: the same two rows give the same bits, whatever is beside.
+    """
+    out = np.zeros((x.shape[0], (x if y is None else y).shape[0]))
+    gram_kernels.products(x, x if y is None else y, y is None, out)
+    return out if y is not None else np.triu(out) + np.triu(out, 1).T
+
+
+def factored_products(factors: Sequence[tuple[Floats, Floats]], first: int = 0) -> Floats:
+    """⟨Lᵢ Rᵢ, Lⱼ Rⱼ⟩ = tr((Lᵢᵀ Lⱼ)(Rⱼ Rᵢᵀ)) for i ≥ first and every j; no product is multiplied out."""
+    left = np.ascontiguousarray(np.hstack([f[0] for f in factors]).T)
+    right = np.ascontiguousarray(np.vstack([f[1] for f in factors]))
+    bounds = np.concatenate([[0], np.cumsum([f[0].shape[1] for f in factors])[:-1]]).astype(np.int64)
+    skip = int(bounds[first])
+    both = products(left[skip:], left) * products(right[skip:], right)
+    sums: Floats = np.add.reduceat(np.add.reduceat(both, bounds[first:] - skip, axis=0), bounds, axis=1)
+    return sums
 
 
 def units(unit: Unit | None, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from taskvec.ops.spectral import decompose
+
 _FIRST, _SECOND, _SMALL = 0.9, 0.999, 1e-8  # Adam's moments and the number that keeps it from dividing by 0
 
 _NOISE = 2.0**-40  # gradients below this share of the largest entry are rounding
@@ -34,34 +36,32 @@ def least_squares(
     if not live.numel():
         return torch.zeros(stacked.shape[1:], dtype=torch.float64)
     mean = live.mean(0)
-    rest = live.sub_(mean)
-    return mean + (_ridged(rest, unit, ridge) if ridge > 0.0 else _exact(rest, unit, tolerance))
+    tasks, _, n = live.shape
+    return mean + _pulled(live.sub_(mean), unit, ridge * tasks / n, tolerance)
 
 
-def _ridged(live: Tensor, unit: Tensor, ridge: float) -> Tensor:
-    """(Σ δ_t K_t)(Σ K_t + ε I)⁻¹, by way of the smaller Gram matrix of the K_t's factors."""
+def _pulled(live: Tensor, unit: Tensor, epsilon: float, tolerance: float) -> Tensor:
+    """(Σ δ_t K_t)(Σ K_t + ε I)⁻¹, or with (Σ K_t)⁺.
+
+    By the smaller Gram matrix of the factors of Σ K_t, where its condition leaves it 8 digits, else by their singular
+    values.
+    """
     tasks, m, n = live.shape
-    rows, epsilon = unit.reshape(tasks * m, n), ridge * tasks / n
-    if tasks * m < n:
-        return _solved(torch.cat(list(live @ unit.mT), 1), rows @ rows.T, epsilon) @ rows
-    return _solved(_targets(live, unit), rows.T @ rows, epsilon)
-
-
-def _exact(live: Tensor, unit: Tensor, tolerance: float) -> Tensor:
-    """(Σ δ_t K_t)(Σ K_t)⁺: by the Gram matrix where its condition leaves it 8 digits, else by singular values."""
-    tasks, m, n = live.shape
-    rows = unit.reshape(tasks * m, n)
-    if tasks * m >= n:
-        gram = rows.T @ rows
-        floor = 1e-8 * torch.linalg.matrix_norm(gram)
-        if not int(torch.linalg.cholesky_ex(gram - floor * torch.eye(n, dtype=torch.float64)).info):
-            return _solved(_targets(live, unit), gram, 0.0)
-    p, d, qh = torch.linalg.svd(rows, full_matrices=False)
-    kept = d > tolerance * d[0]
-    parts = torch.split(p[:, kept] / d[kept], m)
+    rows, wide = unit.reshape(tasks * m, n), tasks * m < n
+    gram = rows @ rows.T if wide else rows.T @ rows
+    floor = 1e-8 * torch.linalg.matrix_norm(gram)
+    gram.diagonal().add_(epsilon)
+    if not int(torch.linalg.cholesky_ex(gram - floor * torch.eye(len(gram), dtype=torch.float64)).info):
+        right = torch.cat(list(live @ unit.mT), 1) if wide else _targets(live, unit)
+        found = torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T
+        return found @ rows if wide else found
+    factors = decompose(rows)
+    kept = factors.s > tolerance * factors.s[0]
+    s = factors.s[kept]
+    parts = torch.split(factors.u[:, kept] * (s / (s**2 + epsilon)), m)
     sides = zip(live, unit, parts, strict=True)
-    found: Tensor = torch.stack([delta @ (one.T @ part) for delta, one, part in sides]).sum(0) @ qh[kept]
-    return found
+    merged: Tensor = torch.stack([delta @ (one.T @ part) for delta, one, part in sides]).sum(0) @ factors.v[:, kept].T
+    return merged
 
 
 def _targets(live: Tensor, unit: Tensor) -> Tensor:
@@ -71,12 +71,6 @@ def _targets(live: Tensor, unit: Tensor) -> Tensor:
     for delta, one in zip(live, unit, strict=True):
         total += (delta @ one.T) @ one if wide else delta @ (one.T @ one)
     return total
-
-
-def _solved(right: Tensor, gram: Tensor, epsilon: float) -> Tensor:
-    """The solution X of X (gram + ε I) = right."""
-    gram.diagonal().add_(epsilon)
-    return torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T
 
 
 def descended(stacked: Float[Tensor, "task m n"], *, steps: int, rate: float) -> Float64[Tensor, "m n"]:

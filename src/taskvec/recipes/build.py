@@ -21,7 +21,7 @@ from taskvec.methods._over import composed
 from taskvec.methods._parameters import Bound, PerTensor
 from taskvec.ops.dtypes import DTYPES, DType, dtype_of
 from taskvec.recipes import values
-from taskvec.recipes.document import nearest
+from taskvec.recipes.document import Where, nearest
 from taskvec.recipes.sources import Sources, placed
 from taskvec.recipes.values import Misfit
 from taskvec.vector import TaskVector
@@ -44,6 +44,7 @@ class Prepared:
     inputs: Inputs
     layout: Layout
     bound: Bound
+    scale: float | PerTensor | None
     dtype: DType | None
     checkpoint: Checkpoint
 
@@ -76,10 +77,11 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
         _check_base_is_used(recipe, method, sources.base, inputs)
     donor = _donor(method, sources.base, inputs)
     layout = _layout(recipe, donor)
-    given = _parameters(recipe, method, [n for n, s in donor.specs.items() if s.dtype.moves])
+    names = [n for n, s in donor.specs.items() if s.dtype.moves]
+    given = _parameters(recipe, method, names)
     bound = _bound(recipe, method, given)
     options: Any = {"layout": layout, "threads": threads, "device": recipe.device or CPU}
-    scale = {"scale": recipe.scale} if "scale" not in given else {}
+    scale = None if "scale" in given else _expanded(recipe, ("scale",), recipe.scale, names)
     if points:
         result = merge(method, inputs, base=None if method.base == "none" else sources.base, **options, **given)
     else:
@@ -88,8 +90,8 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
         vectors = inputs
         for name, values_of_step in recipe.steps:
             vectors = transform(name, vectors, **options, **values_of_step)
-        result = base + merge(method, vectors, **scale, **options, **given)
-    return Prepared(recipe, method, sources.base, inputs, layout, bound, dtype, result)
+        result = base + merge(method, vectors, **({} if scale is None else {"scale": scale}), **options, **given)
+    return Prepared(recipe, method, sources.base, inputs, layout, bound, scale, dtype, result)
 
 
 def _method(recipe: Recipe) -> MergeMethod:
@@ -183,19 +185,21 @@ def _parameters(recipe: Recipe, method: MergeMethod, names: Sequence[str]) -> di
         if key not in method.parameters:
             fix = nearest(key, method.parameters) if method.parameters else "it has none."
             raise recipe.refusal(("parameters", key), f"{method.name} has no parameter '{key}'", fix, key=True)
-        try:
-            given[key] = values.expand(value, names, list(recipe.inputs))
-        except Misfit as error:
-            where = ("parameters", key, *error.where)
-            raise recipe.refusal(where, f"{key}: {error.what}", error.fix) from error
+        given[key] = _expanded(recipe, ("parameters", key), value, names)
     for field in _SHARED:
-        _insert(recipe, method, field, given)
+        _insert(recipe, method, field, _expanded(recipe, (field,), getattr(recipe, field), names), given)
     return given
 
 
-def _insert(recipe: Recipe, method: MergeMethod, field: str, given: dict[str, Any]) -> None:
+def _expanded(recipe: Recipe, where: Where, value: Any, names: Sequence[str]) -> Any:
+    try:
+        return values.expand(value, names, list(recipe.inputs))
+    except Misfit as error:
+        raise recipe.refusal((*where, *error.where), f"{where[-1]}: {error.what}", error.fix) from error
+
+
+def _insert(recipe: Recipe, method: MergeMethod, field: str, value: Any, given: dict[str, Any]) -> None:
     """A field of the recipe that is a parameter of some methods."""
-    value = getattr(recipe, field)
     if value is None:
         return
     if field in given:

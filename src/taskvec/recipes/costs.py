@@ -19,6 +19,7 @@ _START = 210e6  # bytes: the interpreter with torch, NumPy and the compiled kern
 _THREAD = 8e6  # bytes a worker, whatever it does
 _TEMPORARIES = 6  # arrays like its stack that a method in plain torch holds at once
 _WHOLE = 1  # the same for a method that needs a whole tensor, beside the stack
+_TRIPLETS = 80  # bytes an entry of a matrix merged by triplets, whatever the number of tasks: their factors twice over
 _COUNTS = 1 << 16  # bins of a histogram
 _SECONDS = 1.5  # to start, and to compile or load the kernels
 # Nanoseconds on one core of a 2.x GHz x86-64 server, inputs in the page cache.
@@ -102,7 +103,8 @@ def _whole_bytes(work: Work) -> float:
             near.append(later)
             reach -= later
         most = max(most, size + sum(sorted(near, reverse=True)[: work.threads - 1]))
-    return most * (4 * work.tasks * (1 + _WHOLE) + 12)
+    spectral = any(a.whole and a.method is not None and a.method.spectral is not None for a in work.tensors)
+    return most * (_TRIPLETS if spectral else 4 * work.tasks * (1 + _WHOLE) + 12)
 
 
 def seconds(work: Work) -> float | None:

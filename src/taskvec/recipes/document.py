@@ -60,8 +60,8 @@ class Document:
     folder: Path | None
 
     @classmethod
-    def read(cls, path: str | Path) -> Document:
-        """Read a file.
+    def read(cls, path: str | Path, *, what: str = "recipe") -> Document:
+        """Read a file; `what` it is names it in messages.
 
         Raises:
             ParameterError: it cannot be read, is not YAML, or says something twice.
@@ -69,14 +69,15 @@ class Document:
         file = Path(path)
         try:
             if file.stat().st_size > _LARGEST:
-                raise ParameterError(f"the recipe '{file}' has more than {_LARGEST:,} bytes.", "check the path.")
+                raise ParameterError(f"the {what} '{file}' has more than {_LARGEST:,} bytes.", "check the path.")
             text = file.read_text("utf-8")
         except (OSError, UnicodeDecodeError, ValueError) as error:
             if isinstance(error, ParameterError):
                 raise
             cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            fix = "to merge models without a recipe, say how: --method NAME." if file.is_dir() else "check the path."
-            raise ParameterError(f"the recipe '{file}' cannot be read: {cause}.", fix) from error
+            merge = file.is_dir() and what == "recipe"
+            fix = "to merge models without a recipe, say how: --method NAME." if merge else "check the path."
+            raise ParameterError(f"the {what} '{file}' cannot be read: {cause}.", fix) from error
         return cls.parse(text, f"'{file}'", file.absolute().parent)
 
     @classmethod
@@ -112,7 +113,7 @@ class _Reader:
         except yaml.YAMLError as error:
             raise ParameterError(f"{self.label}: {' '.join(str(error).split())[:200]}.", "write plain text.") from error
         except RecursionError as error:
-            raise ParameterError(f"{self.label} is nested too deeply.", "a recipe has a few levels.") from error
+            raise ParameterError(f"{self.label} is nested too deeply.", "a few levels are enough.") from error
 
     def _value(self, node: Any, where: Where) -> Any:
         import yaml

@@ -19,6 +19,7 @@ from taskvec.delta import AbstractDelta, Difference
 from taskvec.edited import EditedSource
 from taskvec.methods._describe import coefficients_of, is_linear, unit_of
 from taskvec.methods._method import MergeMethod
+from taskvec.methods._parameters import PerTensor
 from taskvec.recipes.build import Prepared, prepare
 from taskvec.recipes.costs import Acting, Work, assumptions, peak_bytes, seconds
 from taskvec.vector import TaskVector
@@ -128,8 +129,7 @@ def _acting(prepared: Prepared, name: str) -> MergeMethod | None:
     source = prepared.checkpoint.source
     if place.role == "skip" or (isinstance(source, EditedSource) and source.vector.is_zero(name)):
         return None
-    other = prepared.method.elsewhere
-    return prepared.method if other is None or place.role == "matrix" else other
+    return prepared.method.acting(place, len(prepared.tasks))
 
 
 def _parameters(prepared: Prepared, method: MergeMethod | None, name: str) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _planned(prepared: Prepared, name: str, spec: TensorSpec, method: MergeMetho
         role=prepared.layout[name].role,
         method=COPY if method is None else method.name,
         parameters={k: _named(v, prepared.tasks) for k, v in bound.items()},
-        coefficients=_coefficients(prepared, method, bound),
+        coefficients=_coefficients(prepared, method, name, bound),
     )
 
 
@@ -163,12 +163,14 @@ def _named(value: Any, tasks: list[str]) -> Any:
     return dict(zip(tasks, value, strict=True)) if isinstance(value, tuple) else value
 
 
-def _coefficients(prepared: Prepared, method: MergeMethod | None, bound: Mapping[str, Any]) -> dict[str, float] | None:
+def _coefficients(
+    prepared: Prepared, method: MergeMethod | None, name: str, bound: Mapping[str, Any]
+) -> dict[str, float] | None:
     found = None if method is None else coefficients_of(method, len(prepared.tasks), bound)
     if found is None:
         return None
-    scaled = prepared.recipe.scale is not None and not prepared.points
-    scale = prepared.recipe.scale if scaled and prepared.recipe.scale is not None else 1.0
+    given = 1.0 if prepared.scale is None or prepared.points else prepared.scale
+    scale = float(given.at(name) if isinstance(given, PerTensor) else given)
     return {t: scale * c for t, c in zip(prepared.tasks, found, strict=True)}
 
 

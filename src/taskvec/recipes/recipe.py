@@ -26,7 +26,7 @@ _WANTED = {
     "store": "the path of a store",
     "inputs": "a table NAME: SOURCE, or a list of sources",
     "parameters": "a table NAME: VALUE",
-    "scale": "a finite number",
+    "scale": "a finite number, or a table of them by tensor",
     "dialect": "the name of a dialect",
     "seed": "an integer from 0",
     "transforms": "a list of names, or of tables NAME: {PARAMETER: VALUE}",
@@ -54,7 +54,7 @@ class Recipe(BaseModel):
     store: str | None = None
     inputs: Mapping[str, str]
     parameters: Mapping[str, Any] = Field(default_factory=dict)
-    scale: float | None = None
+    scale: Any = None
     dialect: str | None = None
     seed: int | None = None
     transforms: tuple[Any, ...] = ()
@@ -96,11 +96,16 @@ class Recipe(BaseModel):
     def _frozen(cls, given: Mapping[str, Any]) -> Any:
         return MappingProxyType(dict(given))
 
-    @field_validator("scale", "seed", mode="after")
+    @field_validator("scale", mode="before")
     @classmethod
-    def _in_range(cls, given: Any, info: Any) -> Any:
-        if given is not None and not (0 <= given < 2**63 if info.field_name == "seed" else abs(given) < float("inf")):
-            raise Misfit((), f"{info.field_name} must be {_WANTED[info.field_name]}, and is {given}", "choose another.")
+    def _scale(cls, given: Any, info: Any) -> Any:
+        return None if given is None else values.parse_scale(given, list(info.data.get("inputs", ())))
+
+    @field_validator("seed", mode="after")
+    @classmethod
+    def _in_range(cls, given: Any) -> Any:
+        if given is not None and not 0 <= given < 2**63:
+            raise Misfit((), f"seed must be {_WANTED['seed']}, and is {given}", "choose another.")
         return given
 
     @classmethod
@@ -169,6 +174,7 @@ class Recipe(BaseModel):
             value = getattr(self, field)
             if field == "parameters":
                 value = {k: values.plain(v) for k, v in value.items()}
+            value = values.plain(value) if field == "scale" else value
             value = dict(value) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else value
             if value or (value is not None and value not in ({}, [])) or about.is_required():
                 table[field] = value
@@ -218,8 +224,15 @@ class Recipe(BaseModel):
         Raises:
             TaskVecError: see `build` and `Checkpoint.save`.
         """
-        point = self.build(threads=threads)
-        return point.save(output, dtype=self.dtype, shard_size=self.shard_size, threads=threads, **options)
+        return self.write(self.build(threads=threads), output, threads=threads, **options)
+
+    def write(self, merged: Checkpoint, output: str | Path, **options: Any) -> Path:
+        """Write what `build` gave; `options` as in `run`.
+
+        Raises:
+            TaskVecError: see `Checkpoint.save`.
+        """
+        return merged.save(output, dtype=self.dtype, shard_size=self.shard_size, **options)
 
     def refusal(self, where: Where, what: str, fix: str | None = None, *, key: bool = False) -> ParameterError:
         """The error for something in this recipe, with its line and column if it was read from a file."""
@@ -250,7 +263,7 @@ def _translated(error: ErrorDetails, marks: Marks | None) -> ParameterError:
     if error["type"] == "missing":
         return refusal(marks, (), f"the recipe has no {field}", f"give {field}: {_WANTED[field]}.")
     what = f"{field} must be {_WANTED[field]}, and is {kind_of(error['input'])}"
-    return refusal(marks, tuple(error["loc"]), what, "write it as a word in quotes." if field != "scale" else None)
+    return refusal(marks, tuple(error["loc"]), what, "write it as a word in quotes.")
 
 
 def _named_inputs(given: Any) -> dict[str, str]:

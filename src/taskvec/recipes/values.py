@@ -119,6 +119,25 @@ def parse(data: Any, tasks: Sequence[str], where: Where = ()) -> Value:
     return _scalar(data, where)
 
 
+def parse_scale(data: Any, tasks: Sequence[str]) -> Value:
+    """The value that plain data mean for the scale of the whole merge: a number, by tensor if need be.
+
+    Raises:
+        Misfit: they mean none; says where.
+    """
+    value = parse(data, (), ()) if isinstance(data, Mapping | list | ByTensor | Gradient) else data
+    each = [value, *(v for _, v in _filters(value))] if isinstance(value, ByTensor) else [value]
+    for found in each:
+        if isinstance(found, tuple | ByTask):
+            fix = "write coefficients: under parameters: for one number a task."
+            raise Misfit((), "scale multiplies the merge of all tasks, and has no value for each", fix)
+        number = isinstance(found, int | float) and not isinstance(found, bool) and math.isfinite(found)
+        if not (number or isinstance(found, ByTensor | Gradient)):
+            said = found if isinstance(found, float) else kind_of(found)
+            raise Misfit((), f"scale must be a finite number, and is {said}", "choose another.")
+    return value
+
+
 def _scalar(data: Any, where: Where) -> Scalar:
     if data is None:
         raise Misfit(where, "a parameter has no value", "write a number, or leave the parameter out.")

@@ -17,13 +17,18 @@ from taskvec.checkpoint.staging import partial_of
 from taskvec.codecs._file import FileDelta
 from taskvec.errors import FormatError, SchemaError, StoreError
 from taskvec.ops.hashing import Hasher, hash_of
-from taskvec.store.manifest import SUFFIX, BaseRecord, Entry, encoded
+from taskvec.store.manifest import BaseRecord, Entry, Manifest, encoded
+from taskvec.store.shared import SHARED, SUFFIX, SharedFile
 
 VECTORS = "vectors"
 INCOMING = ".incoming"
 _STEP = 1 << 22
 _RESUMABLE = 24 * 3600  # seconds for which a killed `add` can be resumed
-_AGAIN = "add the vector again with force=True, or restore the file from a copy."
+
+
+def _again(entry: Entry | SharedFile) -> str:
+    what = "fit the basis" if isinstance(entry, SharedFile) else "add the vector"
+    return f"{what} again with force=True, or restore the file from a copy."
 
 
 def refuse_links(root: Path) -> None:
@@ -32,12 +37,12 @@ def refuse_links(root: Path) -> None:
     Raises:
         StoreError: naming the link.
     """
-    for name in ("manifest.json", "manifest.json.new", ".lock", VECTORS, INCOMING):
+    for name in ("manifest.json", "manifest.json.new", ".lock", VECTORS, SHARED, INCOMING):
         if (root / name).is_symlink():
             raise StoreError(f"'{root / name}' is a symbolic link.", "a store has none; do not use this one.")
 
 
-def open_vector(root: Path, name: str, entry: Entry, base: BaseRecord) -> FileDelta:
+def open_vector(root: Path, name: str, entry: Entry | SharedFile, base: BaseRecord) -> FileDelta:
     """The vector in the file of `entry`, lazily. The header is compared now, every part before its first use.
 
     Raises:
@@ -48,17 +53,18 @@ def open_vector(root: Path, name: str, entry: Entry, base: BaseRecord) -> FileDe
     refuse_links(root)
     found = os.lstat(path)
     if not stat.S_ISREG(found.st_mode):
-        raise StoreError(f"vector '{name}': '{path}' is a link or a folder, not a file.", _AGAIN)
+        raise StoreError(f"vector '{name}': '{path}' is a link or a folder, not a file.", _again(entry))
     if found.st_size != entry.nbytes:
         raise StoreError(
-            f"vector '{name}': the file '{path}' has {found.st_size:,} bytes and should have {entry.nbytes:,}.", _AGAIN
+            f"vector '{name}': the file '{path}' has {found.st_size:,} bytes and should have {entry.nbytes:,}.",
+            _again(entry),
         )
     header = header_hash(path)
     if header != entry.header:
         raise StoreError(
             f"vector '{name}': '{path}' is damaged or another file: the hash of its header is {header} and should be "
             f"{entry.header}.",
-            _AGAIN,
+            _again(entry),
         )
     leaf = FileDelta(path)
     if leaf.base is not None and leaf.base.known() != base.fingerprint:
@@ -74,9 +80,9 @@ def open_vector(root: Path, name: str, entry: Entry, base: BaseRecord) -> FileDe
     return leaf
 
 
-def missing(root: Path, name: str, entry: Entry, error: OSError) -> StoreError:
+def missing(root: Path, name: str, entry: Entry | SharedFile, error: OSError) -> StoreError:
     """The error for a vector whose file is not there, or cannot be read."""
-    return StoreError(f"vector '{name}': the file '{root / entry.file}' is missing ({error.strerror}).", _AGAIN)
+    return StoreError(f"vector '{name}': the file '{root / entry.file}' is missing ({error.strerror}).", _again(entry))
 
 
 def check_fits(what: str, moved: Mapping[str, TensorSpec], base: Mapping[str, TensorSpec]) -> None:
@@ -122,7 +128,7 @@ def entry_of(path: Path) -> Entry:
     return Entry("", path.stat().st_size, file_hash(path), header_hash(path), leaf.codec, error, 0)
 
 
-def problems_of(root: Path, name: str, entry: Entry, base: BaseRecord) -> Iterator[tuple[str, str, str]]:
+def problems_of(root: Path, name: str, entry: Entry | SharedFile, base: BaseRecord) -> Iterator[tuple[str, str, str]]:
     """Everything wrong with a vector, as (tensor, part, message); reads all of it."""
     try:
         leaf = open_vector(root, name, entry, base)
@@ -174,20 +180,24 @@ class Incoming:
         self._lock.release()
 
 
-def leftovers(root: Path, known: Mapping[str, Entry]) -> list[str]:
+def leftovers(root: Path, manifest: Manifest) -> list[str]:
     """The files, relative to the store, that the manifest does not name."""
-    named = {e.file for e in known.values()}
-    found = [p.relative_to(root).as_posix() for p in sorted((root / VECTORS).glob("*"))]
-    incoming = [p.relative_to(root).as_posix() for p in sorted((root / INCOMING).glob("*"))]
-    return [f for f in found if f not in named] + incoming
+    named = manifest.files()
+    return [
+        path.relative_to(root).as_posix()
+        for folder in (VECTORS, SHARED, INCOMING)
+        for path in sorted((root / folder).glob("*"))
+        if path.relative_to(root).as_posix() not in named
+    ]
 
 
-def sweep(root: Path, known: Mapping[str, Entry]) -> None:
+def sweep(root: Path, manifest: Manifest) -> None:
     """Remove what killed processes left; the caller holds the store's lock. What cannot be removed stays."""
-    named = {e.file for e in known.values()}
+    named = manifest.files()
     with contextlib.suppress(OSError):
-        for path in (root / VECTORS).iterdir():  # files get here under the lock only, so these have no owner
-            if path.name.endswith(SUFFIX) and f"{VECTORS}/{path.name}" not in named:
+        for path in (*(root / VECTORS).glob("*"), *(root / SHARED).glob("*")):
+            # files get here under the lock only, so that these have no owner
+            if path.name.endswith(SUFFIX) and path.relative_to(root).as_posix() not in named:
                 path.unlink()
         for folder in (root / INCOMING).iterdir() if (root / INCOMING).is_dir() else ():
             _sweep_incoming(folder)

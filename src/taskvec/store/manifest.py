@@ -17,10 +17,10 @@ from taskvec.checkpoint.strict_json import parse
 from taskvec.errors import ParameterError, StoreError
 from taskvec.ops.dtypes import DTYPES
 from taskvec.ops.hashing import HEX, hash_of
+from taskvec.store.shared import SUFFIX, BasisRecord, SharedFile, read_basis
 
 NAME = "manifest.json"
 VERSION = 1
-SUFFIX = ".tv.safetensors"
 _PLAIN = frozenset((string.ascii_lowercase + string.digits + "_-.").encode())
 _LONGEST = 150  # characters of an encoded name; file systems allow 255 with digits and suffix
 _DIGITS = (8, 16, HEX)
@@ -62,10 +62,26 @@ class Entry:
 @final
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The base and the vectors, by name, in the order in which they were added."""
+    """The base and the vectors, by name, in the order in which they were added; and the basis, if there is one."""
 
     base: BaseRecord
     vectors: Mapping[str, Entry]
+    basis: BasisRecord | None = None
+
+    def names(self) -> list[str]:
+        """All names, in order; a task of the basis that has a file of its own has the place of that."""
+        tasks = self.basis.tasks if self.basis else {}
+        orders = {**{n: t.order for n, t in tasks.items()}, **{n: e.order for n, e in self.vectors.items()}}
+        return sorted(orders, key=lambda name: orders[name])
+
+    def files(self) -> set[str]:
+        """The files that belong to the store."""
+        return {e.file for e in self.vectors.values()} | {v.file for v in (self.basis.vectors if self.basis else ())}
+
+    def next_order(self) -> int:
+        """The order of what is added next."""
+        tasks = self.basis.tasks.values() if self.basis else ()
+        return 1 + max((e.order for e in (*self.vectors.values(), *tasks)), default=0)
 
     def text(self) -> str:
         """The file's content: equal manifests give equal bytes."""
@@ -88,19 +104,28 @@ class Manifest:
             for n, e in self.vectors.items()
         }
         record = {"name": self.base.name, "fingerprint": self.base.fingerprint, "tensors": base}
-        return {"taskvec_store": VERSION, "hash": _BLANK, "base": record, "vectors": vectors}
+        basis = {} if self.basis is None else {"basis": self.basis.table()}
+        return {"taskvec_store": VERSION, "hash": _BLANK, "base": record, "vectors": vectors, **basis}
 
     def adding(self, name: str, entry: Entry) -> Manifest:
         """With one more vector, at the end; one that replaces another takes its place. Decides the file's name."""
-        old = self.vectors.get(name)
-        order = old.order if old else 1 + max((e.order for e in self.vectors.values()), default=0)
+        old = self.vectors.get(name) or (self.basis.tasks.get(name) if self.basis else None)
+        order = old.order if old else self.next_order()
         taken = {e.file: e.hash for e in self.vectors.values()}
         file = next(f for f in file_names(name, entry.hash) if taken.get(f, entry.hash) == entry.hash)
-        return Manifest(self.base, {**self.vectors, name: replace(entry, file=file, order=order)})
+        vectors = {**self.vectors, name: replace(entry, file=file, order=order)}
+        return Manifest(self.base, vectors, self.basis.without(name) if self.basis else None)
 
     def removing(self, name: str) -> Manifest:
         """With one vector less."""
-        return Manifest(self.base, {n: e for n, e in self.vectors.items() if n != name})
+        vectors = {n: e for n, e in self.vectors.items() if n != name}
+        return Manifest(self.base, vectors, self.basis.without(name) if self.basis else None)
+
+
+def entries_of(manifest: Manifest) -> dict[str, Entry | SharedFile]:
+    """Every file of the store by what it is called in messages: the vectors' names, shared files as themselves."""
+    shared = manifest.basis.vectors if manifest.basis else ()
+    return {**manifest.vectors, **{v.file: v for v in shared}}
 
 
 def check_name(name: object) -> str:
@@ -144,7 +169,8 @@ def read_manifest(path: Path, text: bytes) -> Manifest:
         digest = _digest(table["hash"])
         if digest != hash_of(text.replace(digest.encode(), _BLANK.encode())):
             raise ValueError("its hash is not that of its content")
-        return Manifest(_base(table["base"]), _vectors(table["vectors"]))
+        basis = read_basis(table["basis"], _digest) if "basis" in table else None
+        return Manifest(_base(table["base"]), _vectors(table["vectors"]), basis)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         what = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) and error.args else str(error)
         raise StoreError(f"the manifest of the store '{path}' is damaged: {what[:200]}.", _RESTORE) from error

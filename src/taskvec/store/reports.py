@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -43,7 +44,8 @@ class StoreSize:
         """The report as JSON: the table `vectors`, and totals."""
         totals = {"shared": self.shared, "total": self.total}
         dense = {"dense_float32": self.dense_float32, "dense_bfloat16": self.dense_bfloat16}
-        return _json({"vectors": [dataclasses.asdict(v) for v in self.vectors], **totals, **dense})
+        rows = [{**dataclasses.asdict(v), "error": v.error if math.isfinite(v.error) else None} for v in self.vectors]
+        return _json({"vectors": rows, **totals, **dense})
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json()` to `path`."""

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, final
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.checkpoint import Checkpoint
 from taskvec.checkpoint.durable import fsync, replace_durably, writing
 from taskvec.checkpoint.progress import Progress, unseen
-from taskvec.checkpoint.source import stat_key
-from taskvec.errors import DestinationError, FormatError, ParameterError, SchemaError, StoreError, UnknownName
+from taskvec.errors import DestinationError, FormatError, ParameterError, SchemaError, StoreError
+from taskvec.store.checks import check_base, check_base_type, unknown
+from taskvec.store.disk import Disk
 from taskvec.store.files import (
     INCOMING,
     VECTORS,
@@ -23,18 +20,14 @@ from taskvec.store.files import (
     check_fits,
     entry_of,
     leftovers,
-    missing,
-    open_vector,
-    problems_of,
-    refuse_links,
-    sweep,
 )
-from taskvec.store.manifest import NAME, BaseRecord, Entry, Manifest, check_name, read_manifest
-from taskvec.store.reports import Problem, StoreCheck, StoreSize, VectorSize
+from taskvec.store.manifest import NAME, BaseRecord, Manifest, check_name, entries_of
+from taskvec.store.reports import StoreCheck, StoreSize, VectorSize
+from taskvec.store.shared import SHARED
 from taskvec.vector import TaskVector
 
-_PATIENCE = 60.0  # seconds to wait for the lock, which is held for a rename and a small file at a time
-_LIMIT = 1 << 30  # bytes of a manifest
+if TYPE_CHECKING:
+    from taskvec.basis import Basis
 
 
 @final
@@ -48,12 +41,10 @@ class Store(Mapping[str, TaskVector]):
     A vector is on the disk when `add` returns, and named by the manifest only once it is; readers need no lock.
     """
 
-    __slots__ = ("_manifest", "_opened", "base", "path")
+    __slots__ = ("_disk", "base", "path")
 
     def __init__(self, path: Path, base: Checkpoint | None) -> None:
-        self.path, self.base = path, base
-        self._manifest: tuple[tuple[object, ...], Manifest] | None = None
-        self._opened: dict[str, tuple[Entry, tuple[object, ...], TaskVector]] = {}
+        self.path, self.base, self._disk = path, base, Disk(path)
 
     @classmethod
     def create(cls, path: str | Path, base: Checkpoint) -> Store:
@@ -62,13 +53,13 @@ class Store(Mapping[str, TaskVector]):
         Raises:
             DestinationError: `path` exists and is not an empty folder.
         """
-        _check_base_type(base)
+        check_base_type(base)
         store = cls(Path(path), base)
         store._refuse_occupied()
         manifest = Manifest(BaseRecord.of(base), {})
         with writing(store.path):
             (store.path / VECTORS).mkdir(parents=True, exist_ok=True)
-            with store._locked():
+            with store._disk.locked():
                 store._refuse_occupied()
                 replace_durably(store.path / NAME, manifest.text())
             fsync(store.path.absolute().parent)
@@ -83,29 +74,29 @@ class Store(Mapping[str, TaskVector]):
             SchemaError: `base` is another one; shows both fingerprints.
         """
         store = cls(Path(path), base)
-        record = store._read().base
+        record = store._disk.read().base
         if base is not None:
-            _check_base_type(base)
-            _check_base(store.path, record, base)
+            check_base_type(base)
+            check_base(store.path, record, base)
         return store
 
     @property
     def base_fingerprint(self) -> str:
         """The fingerprint of the base of all vectors."""
-        return self._read().base.fingerprint
+        return self._disk.read().base.fingerprint
 
     def names(self) -> list[str]:
-        """The names of the vectors, in the order in which they were added."""
-        return list(self._read().vectors)
+        """The names of the vectors, in the order in which they were added; those of the basis among them."""
+        return self._disk.read().names()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __len__(self) -> int:
-        return len(self._read().vectors)
+        return len(self._disk.read().names())
 
     def __contains__(self, name: object) -> bool:
-        return name in self._read().vectors
+        return name in self._disk.read().names()
 
     def __getitem__(self, name: str) -> TaskVector:
         """The vector `name`, lazily: its header is checked now, its numbers before their first use.
@@ -114,30 +105,97 @@ class Store(Mapping[str, TaskVector]):
             UnknownName: no such vector. StoreError: its file is missing, swapped or damaged.
         """
         for fresh in (False, True):  # another process may have replaced it since the manifest was read
-            manifest = self._read(fresh=fresh)
-            if name not in manifest.vectors:
+            manifest = self._disk.read(fresh=fresh)
+            if name not in manifest.names():
                 if fresh:
-                    raise _unknown(self.path, name, manifest)
+                    raise unknown(self.path, name, manifest)
                 continue
             try:
-                return self._open(name, manifest)
+                if name in manifest.vectors:
+                    return self._disk.open(name, manifest.vectors[name], manifest.base)
+                return self._disk.recover(name, manifest)
             except (StoreError, FormatError):
                 if fresh:
                     raise
         raise AssertionError("unreachable")
 
-    def _open(self, name: str, manifest: Manifest) -> TaskVector:
-        """The same leaf while the file is the same, so that (a + b) - b is a."""
-        entry = manifest.vectors[name]
-        found = self._opened.get(name)
-        try:
-            key = stat_key(self.path / entry.file)
-            if found is None or found[:2] != (entry, key):
-                leaf = open_vector(self.path, name, entry, manifest.base)
-                found = self._opened[name] = (entry, key, TaskVector(((1.0, leaf),)))
-        except OSError as error:
-            raise missing(self.path, name, entry, error) from error
-        return found[2]
+    def basis(self) -> Basis:
+        """The basis of the store.
+
+        Raises:
+            StoreError: it has none, or a file of it is missing, swapped or damaged.
+        """
+        from taskvec.store.based import basis_of
+
+        manifest = self._disk.read(fresh=True)
+        if manifest.basis is None:
+            raise StoreError(f"the store '{self.path}' has no basis.", "make one: taskvec basis fit, Store.fit_basis.")
+        members = [self._disk.member(m, manifest) for m in range(len(manifest.basis.vectors))]
+        return basis_of(manifest.basis, members)
+
+    def error(self, name: str) -> float:
+        """‖stored − τ‖ / ‖τ‖ at most, for a task that comes from the basis; else the largest error of its tensors.
+
+        Raises:
+            UnknownName: no such vector.
+        """
+        manifest = self._disk.read(fresh=True)
+        if name in manifest.vectors:
+            return manifest.vectors[name].error
+        if manifest.basis is None or name not in manifest.basis.tasks:
+            raise unknown(self.path, name, manifest)
+        return manifest.basis.tasks[name].error
+
+    def is_recovered(self, name: str) -> bool:
+        """Whether a vector comes from the basis."""
+        manifest = self._disk.read()
+        return name not in manifest.vectors and manifest.basis is not None and name in manifest.basis.tasks
+
+    def has_basis(self) -> bool:
+        """Whether there is a basis."""
+        return self._disk.read(fresh=True).basis is not None
+
+    def own_files(self) -> list[str]:
+        """The names of the vectors that have a file of their own, whether or not they are tasks of the basis, too."""
+        return list(self._disk.read(fresh=True).vectors)
+
+    def fit_basis(
+        self,
+        size: int | None = None,
+        method: str = "addition_exact",
+        *,
+        codec: str = "dense",
+        parameters: Mapping[str, Any] | None = None,
+        drop: bool = False,
+        force: bool = False,
+        threads: int | None = None,
+        progress: Progress = unseen,
+        **options: Any,
+    ) -> Basis:
+        """Make a basis of all vectors and keep its M vectors in shared files; see `Basis.fit`.
+
+        Args:
+            size: M. "cluster" alone can choose it (None).
+            method: a name of `tv.basis.names()`.
+            codec: how the M vectors are stored (default: float32, or as they are where they are the tasks themselves).
+            parameters: those of the codec.
+            drop: remove the tasks' own files, so that every task comes from the basis from then on.
+            force: replace a basis.
+            threads: workers; default: one a processor.
+            progress: called with (name of the step, bytes done, bytes in all), from any thread.
+            **options: those of `Basis.fit` and of the method.
+
+        Raises:
+            DestinationError: there is a basis (and not force). StoreError: tasks that are only in the present basis.
+            Others: see `Basis.fit` and `add`.
+        """
+        from taskvec.store.based import Coding
+        from taskvec.store.fitting import fit_basis
+
+        asked: dict[str, Any] = {"size": size, "method": method, **options}
+        work: dict[str, Any] = {"threads": threads, "progress": progress}
+        fit_basis(self._disk, asked, Coding(codec, parameters), drop=drop, force=force, **work)
+        return self.basis()
 
     def add(
         self,
@@ -156,7 +214,8 @@ class Store(Mapping[str, TaskVector]):
         Args:
             name: any non-empty printable text.
             vector: what to store. One without a recorded base (a LoRA adapter) must fit the base's names and shapes.
-            codec: how each delta is stored, with its own `parameters`.
+            codec: how each delta is stored, with its own `parameters`; "basis": the task joins the basis of the store,
+                whose vectors change, and what all tasks lose by that is added up.
             force: replace a vector of that name.
             threads: workers; default: one a processor.
             allow_nonfinite: keep NaN and Inf of a tuned checkpoint (dense, exact) instead of refusing them.
@@ -168,11 +227,16 @@ class Store(Mapping[str, TaskVector]):
             SchemaError: a vector of another base. StoreError: another process is adding under the same name.
             ParameterError: a name or a parameter that cannot be. NonFiniteError: NaN or Inf in an input.
         """
-        manifest = self._read()
+        manifest = self._disk.read()
         self._check_free(check_name(name), manifest, force=force)
         if "shard_size" in parameters:
             raise ParameterError("shard_size: a store keeps each vector in one file.", "leave it out.")
         moved = self._moved(name, vector, manifest.base)
+        if codec == "basis":
+            from taskvec.store.fitting import join_basis
+
+            join_basis(self._disk, name, moved, parameters, threads=threads, progress=progress)
+            return
         options = {"threads": threads, "allow_nonfinite": allow_nonfinite, "progress": progress}
         with writing(self.path), Incoming(self.path, name) as incoming:
             moved.save(incoming.file, codec=codec, force=True, **options, **parameters)
@@ -204,15 +268,15 @@ class Store(Mapping[str, TaskVector]):
     def _commit(self, name: str, prepared: Path, base: BaseRecord, *, force: bool) -> None:
         """Give a finished file its name, then let the manifest name it, then remove what it replaces."""
         entry = entry_of(prepared)
-        with self._locked():
-            before = self._read(fresh=True)
+        with self._disk.locked():
+            before = self._disk.read(fresh=True)
             if before.base.fingerprint != base.fingerprint:
                 raise StoreError(f"'{self.path}' became a store of another base meanwhile.", "open it again.")
             self._check_free(name, before, force=force)
             after = before.adding(name, entry)
             prepared.replace(self.path / after.vectors[name].file)
             fsync(self.path / VECTORS)
-            self._replace(after)
+            self._disk.replace(after)
 
     def remove(self, name: str) -> None:
         """Remove a vector and its file.
@@ -220,15 +284,11 @@ class Store(Mapping[str, TaskVector]):
         Raises:
             UnknownName: no such vector.
         """
-        with writing(self.path), self._locked():
-            before = self._read(fresh=True)
-            if name not in before.vectors:
-                raise _unknown(self.path, name, before)
-            self._replace(before.removing(name))
-
-    def _replace(self, manifest: Manifest) -> None:
-        replace_durably(self.path / NAME, manifest.text())
-        sweep(self.path, manifest.vectors)
+        with writing(self.path), self._disk.locked():
+            before = self._disk.read(fresh=True)
+            if name not in before.names():
+                raise unknown(self.path, name, before)
+            self._disk.replace(before.removing(name))
 
     def verify(self) -> StoreCheck:
         """Read every byte of every vector and compare it with its hash; list what the manifest does not name.
@@ -237,71 +297,31 @@ class Store(Mapping[str, TaskVector]):
             StoreError: the manifest itself is damaged.
         """
         intact, problems = [], []
-        for name in self.names():
-            found = self._problems(name)
+        for name in entries_of(self._disk.read(fresh=True)):
+            found = self._disk.problems(name)
             problems += found or []
             intact += [name] if found == [] else []
-        known = self._read(fresh=True)
-        return StoreCheck(tuple(intact), tuple(problems), tuple(leftovers(self.path, known.vectors)))
-
-    def _problems(self, name: str) -> list[Problem] | None:
-        """What is wrong with a vector, also when another process replaces it meanwhile; None: it was removed."""
-        entry: Entry | None = None
-        found: list[Problem] = []
-        while True:
-            manifest = self._read(fresh=True)
-            if name not in manifest.vectors:
-                return None
-            if manifest.vectors[name] == entry:
-                return found
-            entry = manifest.vectors[name]
-            rows = problems_of(self.path, name, entry, manifest.base)
-            found = [Problem(name, entry.file, tensor, part, message) for tensor, part, message in rows]
-            if not found:
-                return found
+        known = self._disk.read(fresh=True)
+        return StoreCheck(tuple(intact), tuple(problems), tuple(leftovers(self.path, known)))
 
     def size(self) -> StoreSize:
         """Bytes a vector and shared, beside dense vectors of the same model; reads the manifest only."""
-        manifest = self._read(fresh=True)
+        manifest = self._disk.read(fresh=True)
         moving = sum(s.numel for s in manifest.base.specs.values() if s.dtype.moves)
         rows = (
             VectorSize(n, str(e.codec["name"]), e.nbytes, e.error, *(e.nbytes / max(1, k * moving) for k in (4, 2)))
             for n, e in manifest.vectors.items()
         )
-        return StoreSize(tuple(rows), (self.path / NAME).stat().st_size, 4 * moving, 2 * moving)
-
-    def _read(self, *, fresh: bool = False) -> Manifest:
-        """The manifest, parsed again when the file changed."""
-        path = self.path / NAME
-        try:
-            mode = os.lstat(path).st_mode
-            if not stat.S_ISREG(mode):
-                raise StoreError(f"'{path}' is not a file of its own.", "a store has no links; do not use this one.")
-            key = stat_key(path)
-            if fresh or self._manifest is None or self._manifest[0] != key:
-                if path.stat().st_size > _LIMIT:
-                    raise StoreError(f"'{path}' is larger than {_LIMIT:,} bytes.", "it is not a manifest of ours.")
-                self._manifest = (key, read_manifest(self.path, path.read_bytes()))
-        except OSError as error:
-            raise StoreError(
-                f"'{self.path}' is not a store: its {NAME} cannot be read ({error.strerror}).",
-                "check the path, or create a store there.",
-            ) from error
-        return self._manifest[1]
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        refuse_links(self.path)
-        try:
-            with FileLock(self.path / ".lock").acquire(timeout=_PATIENCE, poll_interval=0.01):
-                yield
-        except Timeout:
-            raise StoreError(
-                f"another process has held the lock of '{self.path}' for {_PATIENCE:g} seconds.", "try again."
-            ) from None
+        record = manifest.basis
+        tasks = record.tasks if record else {}
+        based = (VectorSize(n, "basis", 0, t.error, 0.0, 0.0) for n, t in tasks.items() if n not in manifest.vectors)
+        order = {name: i for i, name in enumerate(manifest.names())}
+        both = sorted((*rows, *based), key=lambda row: order[row.name])
+        shared = (self.path / NAME).stat().st_size + sum(v.nbytes for v in (record.vectors if record else ()))
+        return StoreSize(tuple(both), shared, 4 * moving, 2 * moving)
 
     def _check_free(self, name: str, manifest: Manifest, *, force: bool) -> None:
-        if name in manifest.vectors and not force:
+        if name in manifest.names() and not force:
             raise DestinationError(
                 f"the store '{self.path}' has a vector named '{name}' already.",
                 "choose another name, or replace it with force=True (--force).",
@@ -311,7 +331,7 @@ class Store(Mapping[str, TaskVector]):
         """Refuse to make a store where something else is; what a killed `create` left is nothing."""
         if not os.path.lexists(self.path):
             return
-        own = {VECTORS, INCOMING, ".lock", f"{NAME}.new"}
+        own = {VECTORS, SHARED, INCOMING, ".lock", f"{NAME}.new"}
         found = sorted(p.name for p in self.path.iterdir()) if self.path.is_dir() else [""]
         if set(found) - own or any((self.path / VECTORS).glob("*")):
             what = "is a store already" if NAME in found else "exists and is not an empty folder"
@@ -322,34 +342,3 @@ class Store(Mapping[str, TaskVector]):
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
-
-
-def _unknown(path: Path, name: object, manifest: Manifest) -> UnknownName:
-    return UnknownName.among(f"the store '{path}' has no vector named '{name}'.", str(name), manifest.vectors)
-
-
-def _check_base_type(base: object) -> None:
-    if not isinstance(base, Checkpoint):
-        raise ParameterError(f"base is a {type(base).__name__}.", "give a Checkpoint, e.g. Checkpoint.open(path).")
-
-
-def _check_base(path: Path, record: BaseRecord, base: Checkpoint) -> None:
-    """Refuse another base; its fingerprint comes from a cache once its tensors were read."""
-    differing = [n for n in record.specs if base.specs.get(n) != record.specs[n]] + [
-        n for n in base.specs if n not in record.specs
-    ]
-    found = base.fingerprint()
-    if not differing and found == record.fingerprint:
-        return
-    first = (
-        differing[0]
-        if differing
-        else next((n for n in record.specs if base.fingerprints.tensor(n) != record.hashes[n]), "")
-    )
-    here, there = base.specs.get(first), record.specs.get(first)
-    detail = f"{there or 'not there'} in the store's, {here or 'not there'} here" if here != there else "other values"
-    raise SchemaError(
-        f"{base.source.describe()} has the fingerprint {found}; the base of the store '{path}' ('{record.name}') has "
-        f"{record.fingerprint} (tensor '{first}': {detail}).",
-        "give the store its own base.",
-    )

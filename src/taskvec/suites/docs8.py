@@ -27,16 +27,14 @@ def docs8(*, base: str | None = None) -> Suite:
         ParameterError: a library is not installed, or its installed version lacks an area.
     """
     everything = [each for library in LIBRARIES for texts in area_docstrings(library).values() for each in texts]
+    others = (_library_task(everything), _kind_task(everything))
     return Suite(
         name="docs8",
         base=base or base_source(),
-        tasks=(
-            *(area_task(library) for library in LIBRARIES),
-            _library_task(everything),
-            _kind_task(everything),
-        ),
+        tasks=(*(area_task(library) for library in LIBRARIES), *others),
         temperature=TEMPERATURE,
         versions={library.distribution: version_of(library.distribution) for library in LIBRARIES},
+        controls=others,
     )
 
 
@@ -50,6 +48,37 @@ def area_task(library: Library) -> Task:
     hidden = [library.package, *library.aliases, *(alias for area in library.areas for alias in area.aliases)]
     phrases = {area.label: area.phrase for area in library.areas}
     return labeled_task(f"{library.name}_area", phrases, area_docstrings(library), hidden=[*phrases, *hidden])
+
+
+def docs8_subsets(*, base: str | None = None) -> Suite:
+    """Four tasks for analogies: {SciPy, scikit-learn} × {function, class}, "which area of the two libraries is it?".
+
+    All share their 24 classes, the areas of both libraries, and each has the texts of one library and one kind of
+    object; so "scipy_function is to scipy_class as sklearn_function is to sklearn_class" is an analogy of task vectors.
+    Classes of which a subset has no text are in its head all the same. Arguments and errors as in `docs8`.
+    """
+    libraries = [each for each in LIBRARIES if each.name in ("scipy", "sklearn")]
+    phrases = {f"{each.name}.{area.label}": area.phrase for each in libraries for area in each.areas}
+    hidden = [label for each in libraries for area in each.areas for label in (area.label, *area.aliases)]
+    hidden += [name for each in libraries for name in (each.package, *each.aliases)]
+    tasks = []
+    for library in libraries:
+        areas = area_docstrings(library)
+        for kind in ("function", "class"):
+            texts = {
+                label: [d for d in areas.get(label.partition(".")[2], ()) if d.kind == kind]
+                if label.startswith(f"{library.name}.")
+                else []
+                for label in phrases
+            }
+            tasks.append(labeled_task(f"{library.name}_{kind}", phrases, texts, hidden=hidden, sparse=True))
+    return Suite(
+        name="docs8_subsets",
+        base=base or base_source(),
+        tasks=tuple(tasks),
+        temperature=TEMPERATURE,
+        versions={each.distribution: version_of(each.distribution) for each in libraries},
+    )
 
 
 def _library_task(everything: Iterable[Docstring]) -> Task:
@@ -71,12 +100,18 @@ def _grouped(labels: Iterable[str], everything: Iterable[Docstring], by: str) ->
 
 
 def labeled_task(
-    name: str, phrases: Mapping[str, str], texts: Mapping[str, Iterable[Docstring]], *, hidden: Iterable[str]
+    name: str,
+    phrases: Mapping[str, str],
+    texts: Mapping[str, Iterable[Docstring]],
+    *,
+    hidden: Iterable[str],
+    sparse: bool = False,
 ) -> Task:
     """The task whose classes are the keys of `phrases` and whose examples are `texts` with `hidden` names masked.
 
     Texts that more than one class has are dropped; copies within a class count once. At most 120 texts a class are
-    kept (smallest hash first); 60 % of the hashes belong to train, 15 % to val, 25 % to test.
+    kept (smallest hash first); 60 % of the hashes belong to train, 15 % to val, 25 % to test. A class without a text is
+    refused, unless the task is `sparse`.
 
     Raises:
         ParameterError: a class has no text.
@@ -91,7 +126,7 @@ def labeled_task(
     rows: list[tuple[str, str, int]] = []  # hash of the unmasked text, text, label
     for index, label in enumerate(classes):
         own = sorted(row for key, row in masked[label].items() if owners[key] == 1)
-        if not own:
+        if not own and not sparse:
             raise ParameterError(f"class '{label}' of task '{name}' has no text of its own.")
         rows += ((key, text, index) for key, text in own[:PER_CLASS])
     return Task(

@@ -3,19 +3,19 @@
 import contextlib
 import copy
 import importlib.util
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, final
+from typing import Any, Protocol, Self, TypeVar, cast, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.errors import DestinationError, FormatError, NonFiniteError, ParameterError, SchemaError
-from taskvec.suites.folder import complete_folder
+from taskvec.errors import FormatError, NonFiniteError, ParameterError, SchemaError
+from taskvec.suites.folder import complete_folder, names_in
+from taskvec.suites.staged import staged_folder
 
 Batch = Mapping[str, Tensor]
 """The module's keyword arguments for one batch; the first axis of each is the batch."""
@@ -31,6 +31,11 @@ class Encoder(Protocol):
     @property
     def module(self) -> nn.Module:
         """The trainable module."""
+        ...
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Module name → name in the model's files, of the tensors whose two names differ."""
         ...
 
     def batch(self, inputs: Sequence[str]) -> Batch:
@@ -49,8 +54,25 @@ class Encoder(Protocol):
         """L2-normalized features, without gradients."""
         ...
 
+    def embed(self, phrases: Sequence[str]) -> Float[Tensor, "phrase dim"]:
+        """Unit vectors of class phrases, in the space of the features; refuses where the model reads no texts."""
+        ...
+
     def save(self, folder: str | Path) -> Path:
         """Writes the model as its own ecosystem stores it, under the tensor names it was opened with."""
+        ...
+
+
+class OpenedEncoder(Encoder, Protocol):
+    """An encoder that was opened from a folder."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the model's files are."""
+        ...
+
+    def with_weights(self, weights: Checkpoint) -> Self:
+        """A copy that holds the tensors of a checkpoint."""
         ...
 
 
@@ -66,6 +88,7 @@ class TextEncoder:
     tokenizer: Any
     folder: Path
     max_tokens: int = MAX_TOKENS
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, source: str | Path | None = None, *, max_tokens: int = MAX_TOKENS) -> Self:
@@ -78,9 +101,9 @@ class TextEncoder:
             FormatError: the source is neither a folder with a model nor a hub id that can be fetched.
             ParameterError: transformers is not installed, or the tokenizer cannot pad.
         """
-        transformers = _transformers()
+        transformers = transformers_library()
         folder = folder_of(base_source() if source is None else source)
-        with _quiet(transformers):
+        with quiet(transformers):
             try:
                 tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
                 module, info = transformers.AutoModel.from_pretrained(folder, output_loading_info=True)
@@ -93,7 +116,8 @@ class TextEncoder:
             for name, tensor in module.state_dict(keep_vars=True).items():
                 if name in info["missing_keys"] and tensor.is_floating_point():
                     tensor.fill_(torch.nan)
-        return cls(module=module, tokenizer=tokenizer, folder=folder, max_tokens=max_tokens)
+        aliases = aliases_of(module, folder)
+        return cls(module=module, tokenizer=tokenizer, folder=folder, max_tokens=max_tokens, aliases=aliases)
 
     def batch(self, inputs: Sequence[str]) -> Batch:
         """Token ids and attention mask, padded to the longest text of the batch."""
@@ -118,14 +142,11 @@ class TextEncoder:
         Raises:
             NonFiniteError: a feature is not finite, e.g. because the model's files lack a tensor.
         """
-        with torch.inference_mode():
-            features = self.features(self.batch(inputs)).float()
-        if not features.isfinite().all():
-            raise NonFiniteError(
-                f"the model at '{self.folder}' gives features that are not finite.",
-                "check that its files hold every tensor of the architecture.",
-            )
-        return nn.functional.normalize(features, dim=-1)
+        return unit_features(self, inputs, f"the model at '{self.folder}'")
+
+    def embed(self, phrases: Sequence[str]) -> Float[Tensor, "phrase dim"]:
+        """Class phrases are texts like any other."""
+        return self.encode(phrases)
 
     def duplicate(self) -> Self:
         """The same encoder with a deep copy of the module; the tokenizer is shared."""
@@ -137,24 +158,7 @@ class TextEncoder:
         Raises:
             SchemaError: a tensor of the module is missing, has another shape, or `weights` moves what the module lacks.
         """
-        own = self.module.state_dict()
-        for name, tensor in own.items():
-            spec = weights.specs.get(weights.source.ties.get(name, name))
-            if spec is None or spec.shape != tensor.shape:
-                raise SchemaError(
-                    f"the encoder needs '{name}' with shape {tuple(tensor.shape)}; "
-                    f"in {weights.source.describe()} it is {spec or 'missing'}.",
-                    "give weights of the suite's base model, or fine-tuned from it.",
-                )
-        for name, spec in weights.specs.items():
-            if name not in own and spec.dtype.moves:
-                raise SchemaError(
-                    f"{weights.source.describe()} has the tensor '{name}', which the encoder does not have.",
-                    "give weights of the suite's base model, or fine-tuned from it.",
-                )
-        copied = self.duplicate()
-        copied.module.load_state_dict({name: weights[name] for name in own})
-        return copied
+        return with_weights(self, weights)
 
     def save(self, folder: str | Path) -> Path:
         """Writes an ordinary Hugging Face folder whose tensors have the names of the files it was opened from.
@@ -165,18 +169,62 @@ class TextEncoder:
             DestinationError: `folder` exists already.
             SchemaError: a tensor would be written under a name that the original files do not have.
         """
-        folder = Path(folder)
-        if folder.exists():
-            raise DestinationError(f"'{folder}' exists already.", "choose another folder or remove it.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            partial = Path(scratch) / folder.name
-            with _quiet(_transformers()):
-                self.module.save_pretrained(partial)  # type: ignore[operator]  # a PreTrainedModel
-                self.tokenizer.save_pretrained(partial)
+        with staged_folder(Path(folder)) as partial, quiet(transformers_library()):
+            self.module.save_pretrained(partial)  # type: ignore[operator]  # a PreTrainedModel
+            self.tokenizer.save_pretrained(partial)
             complete_folder(partial, self.folder)
-            partial.rename(folder)
-        return folder
+        return Path(folder)
+
+
+AnEncoder = TypeVar("AnEncoder", bound=Encoder)
+
+
+def unit_features(encoder: Encoder, inputs: Sequence[str], what: str) -> Float[Tensor, "batch dim"]:
+    """L2-normalized features of a few inputs, without gradients; `what` names the model in a refusal.
+
+    Raises:
+        NonFiniteError: a feature is not finite.
+    """
+    with torch.inference_mode():
+        features = encoder.features(encoder.batch(inputs)).float()
+    if not features.isfinite().all():
+        raise NonFiniteError(
+            f"{what} gives features that are not finite.",
+            "check that its files hold every tensor of the architecture.",
+        )
+    return nn.functional.normalize(features, dim=-1)
+
+
+def with_weights(encoder: AnEncoder, weights: Checkpoint, *, frozen: Checkpoint | None = None) -> AnEncoder:
+    """A copy of the encoder that holds the tensors of `weights`, by name.
+
+    What `frozen` has beside the encoder's tensors, e.g. a text side, may be in `weights`, unchanged.
+
+    Raises:
+        SchemaError: a tensor of the module is missing, has another shape, or `weights` moves what the module lacks.
+    """
+    own = encoder.module.state_dict()
+    for name, tensor in own.items():
+        stored = encoder.aliases.get(name, name)
+        spec = weights.specs.get(weights.source.ties.get(stored, stored))
+        if spec is None or spec.shape != tensor.shape:
+            raise SchemaError(
+                f"the encoder needs '{name}' with shape {tuple(tensor.shape)}; "
+                f"in {weights.source.describe()} it is {spec or 'missing'}.",
+                "give weights of the suite's base model, or fine-tuned from it.",
+            )
+    known = {encoder.aliases.get(name, name) for name in own}
+    for name, spec in weights.specs.items():
+        if name not in known and spec.dtype.moves:
+            if frozen is not None and name in frozen.specs and torch.equal(weights[name], frozen[name]):
+                continue
+            raise SchemaError(
+                f"{weights.source.describe()} has the tensor '{name}', which the encoder does not have.",
+                "give weights of the suite's base model, or fine-tuned from it.",
+            )
+    copied = encoder.duplicate()
+    copied.module.load_state_dict({name: weights[encoder.aliases.get(name, name)] for name in own})
+    return copied
 
 
 def base_source() -> str:
@@ -209,7 +257,37 @@ def folder_of(source: str | Path) -> Path:
         ) from error
 
 
-def _transformers() -> Any:
+def aliases_of(module: nn.Module, folder: Path) -> Mapping[str, str]:
+    """Module name → name in the files at `folder`, where they differ: newer transformers rename some architectures.
+
+    Raises:
+        SchemaError: a tensor of the module is only a part of one in the files, or several of them.
+    """
+    own, stored = module.state_dict(), set(names_in(folder))
+    if not stored or own.keys() <= stored:
+        return {}
+    try:
+        from transformers.core_model_loading import revert_weight_conversion
+    except ImportError:  # a version that renames nothing
+        return {}
+    place = {tensor.data_ptr(): name for name, tensor in own.items()}
+    found: dict[str, str] = {}
+    for name, tensor in revert_weight_conversion(cast("Any", module), dict(own)).items():
+        if tensor.data_ptr() not in place or tensor.shape != own[place[tensor.data_ptr()]].shape:
+            raise SchemaError(
+                f"the tensor '{name}' in the files at '{folder}' is not one tensor of the opened model.",
+                "use a version of transformers that opens it as it is stored.",
+            )
+        found[place[tensor.data_ptr()]] = name
+    return {own_name: name for own_name, name in found.items() if own_name != name}
+
+
+def transformers_library() -> Any:
+    """The library, or the refusal that says how to install it.
+
+    Raises:
+        ParameterError: transformers is not installed.
+    """
     try:
         import transformers
     except ImportError as error:
@@ -220,7 +298,7 @@ def _transformers() -> Any:
 
 
 @contextlib.contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """No progress bars of transformers inside; their previous state afterwards."""
     logging = transformers.utils.logging
     shown = logging.is_progress_bar_enabled()

@@ -20,7 +20,7 @@ def complete_folder(written: Path, original: Path) -> None:
     Raises:
         SchemaError: the two folders' tensors have different names throughout, or the names differ in sharded files.
     """
-    wanted, have = _names(original), _names(written)
+    wanted, have = names_in(original), names_in(written)
     if wanted and set(wanted) != set(have):
         if not set(wanted) & set(have):
             raise SchemaError(f"no tensor is named as in '{original}': {next(iter(have))!r} was written.")
@@ -35,7 +35,8 @@ def complete_folder(written: Path, original: Path) -> None:
             shutil.copyfile(file, target)
 
 
-def _names(folder: Path) -> dict[str, Path]:
+def names_in(folder: Path) -> dict[str, Path]:
+    """The names of the tensors in the safetensors files of a folder, and the file of each."""
     names: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as reader:

@@ -4,7 +4,7 @@ The derivative along τ is taken in forward mode and builds no graph. Its gradie
 loss(f_lin) with respect to τ is J(x)ᵀ g with g = ∂loss/∂f at f_lin, which is one ordinary backward pass at θ0.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from taskvec.errors import ParameterError, SchemaError, UnknownName
-from taskvec.suites.encoder import Batch, TextEncoder
+from taskvec.suites.encoder import Batch, Encoder
 
 Weights = Mapping[str, Tensor]
 Derivative = Literal["forward", "central"]
@@ -204,7 +204,7 @@ def check_direction(point: Weights, tau: Weights) -> None:
 class LinearizedEncoder:
     """An encoder whose features are those of `origin` to first order, moved by `tau`; scored like any encoder."""
 
-    origin: TextEncoder
+    origin: Encoder
     tau: Weights
     derivative: Derivative = "forward"
 
@@ -212,6 +212,11 @@ class LinearizedEncoder:
     def module(self) -> nn.Module:
         """The module at θ0."""
         return self.origin.module
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Those of `origin`."""
+        return self.origin.aliases
 
     def batch(self, inputs: Any) -> Batch:
         """See `TextEncoder`."""
@@ -242,6 +247,10 @@ class LinearizedEncoder:
         """L2-normalized features, without gradients."""
         with torch.no_grad():
             return nn.functional.normalize(self.features(self.batch(inputs)), dim=-1)
+
+    def embed(self, phrases: Sequence[str]) -> Tensor:
+        """Unit vectors of class phrases, by the model at θ0."""
+        return self.origin.embed(phrases)
 
     def save(self, folder: str | Path) -> Path:
         """Writes the ordinary model at θ0 + τ."""

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, final
 
 from taskvec.errors import FormatError, ParameterError, SchemaError
@@ -36,7 +37,12 @@ class Table:
 
 
 def read_task(table: Table, folder: Path) -> Task:
-    """The task from `folder/NAME/{train,val,test}.parquet` (or .csv).
+    """The task from `folder/NAME/{train,val,test}.parquet` (or .csv); see `read_home`."""
+    return read_home(table, folder / table.name)
+
+
+def read_home(table: Table, home: Path) -> Task:
+    """The task from `home/{train,val,test}.parquet` (or .csv).
 
     A task without a validation split gets a tenth of its training texts, chosen by the hash of the text.
 
@@ -45,7 +51,44 @@ def read_task(table: Table, folder: Path) -> Task:
         SchemaError: a column or the classes' names are missing, or classes differ between two splits.
         ParameterError: a label outside the classes, or an empty split.
     """
-    rows = _splits(table, folder)
+    return _task(table, _splits(table, home))
+
+
+def read_hub(
+    table: Table, name: str, *, config: str | None = None, splits: Mapping[str, str] = MappingProxyType({})
+) -> Task:
+    """The task from a data set of the Hugging Face hub (or anything that `datasets.load_dataset` takes).
+
+    Args:
+        table: its columns and classes.
+        name: of the data set.
+        config: of it, where it has several.
+        splits: train, val, test → how the hub calls them; default: train, validation (if there is one) and test.
+
+    Raises:
+        FormatError: the data set cannot be fetched, or lacks a split.
+        SchemaError, ParameterError: as in `read_home`.
+    """
+    datasets = _datasets()
+    try:
+        found = datasets.load_dataset(name, config)
+    except Exception as error:  # whatever the hub and the readers raise
+        raise FormatError(
+            f"the data set '{name}' of the hub cannot be fetched: {type(error).__name__}.",
+            f"check the name and the network, or put train.parquet and test.parquet into a folder: {table.name}: "
+            "{folder: PATH}.",
+        ) from error
+    names = {"train": "train", "val": "validation", "test": "test", **splits}
+    for split in SPLITS:
+        if names[split] not in found and (split != "val" or split in splits):
+            raise FormatError(
+                f"the data set '{name}' has no split '{names[split]}'; it has {sorted(found)}.",
+                "say what they are called: splits: {train: …, val: …, test: …}.",
+            )
+    return _task(table, {split: found[names[split]] for split in SPLITS if names[split] in found})
+
+
+def _task(table: Table, rows: Mapping[str, Any]) -> Task:
     for split, data in rows.items():
         _check_columns(table, split, data)
     classes = table.classes or _class_names(table, rows)
@@ -63,8 +106,7 @@ def read_task(table: Table, folder: Path) -> Task:
     )
 
 
-def _splits(table: Table, folder: Path) -> dict[str, Any]:
-    home = folder / table.name
+def _splits(table: Table, home: Path) -> dict[str, Any]:
     found = {}
     for split in SPLITS:
         for kind in ("parquet", "csv"):
@@ -86,7 +128,7 @@ def _load(kind: str, path: Path) -> Any:
     try:
         return datasets.load_dataset(kind, data_files={"train": str(path)}, split="train")
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-        raise FormatError(f"'{path}' cannot be read as {kind}: {error}") from error
+        raise FormatError(f"'{path}' cannot be read as {kind}: {error}", "replace it with a whole file.") from error
 
 
 def _datasets() -> Any:

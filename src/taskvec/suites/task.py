@@ -1,8 +1,8 @@
 """A task is texts, labels and class phrases; a suite is a base model and tasks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import final
+from dataclasses import dataclass, field
+from typing import Literal, final
 
 from taskvec.errors import ParameterError, UnknownName
 
@@ -96,6 +96,10 @@ class Suite:
     tasks: tuple[Task, ...]
     temperature: float
     versions: Mapping[str, str]
+    controls: tuple[Task, ...] = ()
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    inputs: Literal["texts", "images"] = "texts"
+    head: Literal["names", "prototypes"] = "names"
 
     def __post_init__(self) -> None:
         names = self.names()
@@ -116,6 +120,10 @@ class Suite:
             if task.name == name:
                 return task
         raise UnknownName.among(f"suite '{self.name}' has no task '{name}'.", name, self.names())
+
+    def control_of(self, target: str) -> Task | None:
+        """The task that must stay when `target` is negated: a control, else another task; None where there is none."""
+        return next((task for task in (*self.controls, *self.tasks) if task.name != target), None)
 
 
 def _check_classes(task: Task) -> None:

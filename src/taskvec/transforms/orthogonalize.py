@@ -6,7 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taskvec.methods._parameters import Range
-from taskvec.ops.decorrelate import decorrelated
+from taskvec.methods._place import Place
+from taskvec.ops.whitening import decorrelated
 from taskvec.transforms._transform import vector_transform
 
 
@@ -22,7 +23,7 @@ def share(deltas: Float[Tensor, "task *shape"]) -> Float[Tensor, "task *shape"]:
     laws={"permutation", "homogeneous", "zero"},
 )
 def orthogonalize(
-    deltas: Float[Tensor, "task m n"], *, tolerance: Annotated[float, Range(0.0, 0.5, closed=True)] = 1e-6
+    deltas: Float[Tensor, "task m n"], *, tolerance: Annotated[float, Range(0.0, 0.5, closed=True)] = 1e-6, at: Place
 ) -> Float[Tensor, "task m n"]:
     """Each delta's leading triplets, with its singular vectors made orthogonal to those of the other tasks.
 
@@ -36,9 +37,12 @@ def orthogonalize(
     Args:
         deltas: one delta a task, stacked on axis 0.
         tolerance: directions of the vectors side by side weaker than this share of the strongest are left out.
+        at: is told how many were, the condition of the rest, and how many pairs of deltas are nearly equal.
 
     Differs from the paper: dependent directions are left out instead of being made up, and so are triplets that are
     rounding (2^-20 of a delta's largest).
     """
-    rank = min(deltas.shape[1:]) // len(deltas)
-    return decorrelated(deltas, rank, tolerance=tolerance) if rank else share(deltas)
+    found = decorrelated(deltas, min(deltas.shape[1:]) // len(deltas), tolerance=tolerance)
+    for what, number in found.notes().items():
+        at.report(what, number)
+    return found.parts()

@@ -1,6 +1,7 @@
 """Fine-tuning: regimes behind one interface, one shared loop, ordinary model folders as results."""
 
 from taskvec.callable_module import make_callable
+from taskvec.tune.into import tune_into as tune_into
 from taskvec.tune.loop import Step as Step
 from taskvec.tune.loop import Tuned as Tuned
 from taskvec.tune.loop import tune as tune

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 import taskvec.tune.regimes  # noqa: F401  # registers them
 from taskvec.checkpoint.checkpoint import Checkpoint
-from taskvec.errors import NonFiniteError
+from taskvec.errors import NonFiniteError, TimeLimit
 from taskvec.suites import Encoder, Head, Split, Task, class_name_head
-from taskvec.suites.head import DEFAULT_TEMPERATURE
+from taskvec.suites.head import DEFAULT_TEMPERATURE, check_head
 from taskvec.tune.regime import Run, regime_of
 from taskvec.tune.saved import Saved, key_of
 from taskvec.tune.settings import Settings, learning_rate_at
@@ -59,8 +60,9 @@ class Tuned:
         return self.encoder.save(folder)
 
     def vector(self, base: Checkpoint | None = None) -> TaskVector:
-        """The task vector; with the base checkpoint it remembers what it was cut from."""
-        return TaskVector.from_tensors(self.delta, base=base)
+        """The task vector, by the names of the model's files; with the base it remembers what it was cut from."""
+        stored = {self.encoder.aliases.get(name, name): delta for name, delta in self.delta.items()}
+        return TaskVector.from_tensors(stored, base=base)
 
 
 def tune(
@@ -73,6 +75,7 @@ def tune(
     progress: Callable[[Step], None] | None = None,
     resume: str | Path | None = None,
     save_every: int = 25,
+    seconds: float | None = None,
 ) -> Tuned:
     """Fine-tunes a copy of `model` on the task's training split; `model` itself does not change.
 
@@ -86,31 +89,52 @@ def tune(
         head: the frozen head; None embeds the task's class phrases with `model` as it is now, at temperature 20.
         settings: the recipe; None for the defaults.
         progress: called after every step.
-        resume: a file that gets the state every `save_every` steps; a later call with the same arguments goes on from
-            there and gives the same weights (at equal number of threads) as one call does.
+        resume: a file that gets the state every `save_every` steps, as soon as the next loss says that it is good, and
+            at the end; a later call with the same arguments goes on from there and gives the same weights (at equal
+            number of threads) as one call does.
         save_every: steps between two writings of that file.
+        seconds: of this call; where they end before the steps do, the state is written and the call refuses.
 
     Raises:
         UnknownName: there is no such regime.
         ParameterError: the training split is empty, or `resume` is the state of another run.
+        SchemaError: the head has not the task's classes.
         NonFiniteError: the loss or the gradient is not finite; the message names the step, and `resume` keeps the
-            last good state.
+            last state that was written, whose loss was finite.
+        TimeLimit: `seconds` are over; the message says where the state is.
     """
-    settings = Settings() if settings is None else settings
+    started, settings = time.monotonic(), Settings() if settings is None else settings
     chosen = regime_of(regime)
     split = task.split("train")
     head = class_name_head(model, task, temperature=DEFAULT_TEMPERATURE) if head is None else head
+    check_head(head, task)
     run = chosen.prepare(model.duplicate(), settings)
     autocast = chosen.autocast if settings.autocast is None else settings.autocast
     optimizer = torch.optim.AdamW(list(run.parameters.values()), weight_decay=settings.weight_decay)
     saved = None if resume is None else Saved(Path(resume), key_of(model, head, split, regime, settings))
     losses = [] if saved is None else saved.load(run, optimizer)
-    loop = _Loop(run=run, model=model, head=head, task=task, settings=settings, optimizer=optimizer, autocast=autocast)
-    for step in loop.steps(losses):
-        if saved is not None and step.step % save_every == 0:
+
+    def keep(every: int = 1) -> None:
+        if saved is not None and losses and len(losses) % every == 0:
             saved.write(run, optimizer, losses)
+
+    loop = _Loop(
+        run=run,
+        model=model,
+        head=head,
+        task=task,
+        settings=settings,
+        optimizer=optimizer,
+        autocast=autocast,
+        keep=lambda: keep(save_every),
+    )
+    for step in loop.steps(losses):
         if progress is not None:
             progress(step)
+        if seconds is not None and step.step < settings.steps and time.monotonic() - started > seconds:
+            keep()
+            raise _out_of_time(step, task, seconds, resume)
+    keep()
     return Tuned(
         delta=run.delta(),
         encoder=run.finish(),
@@ -133,6 +157,7 @@ class _Loop:
     settings: Settings
     optimizer: torch.optim.Optimizer
     autocast: bool
+    keep: Callable[[], None]
 
     def steps(self, losses: list[float]) -> Iterator[Step]:
         """The steps that are still to be made; appends to `losses`, whose length says how many were."""
@@ -159,8 +184,9 @@ class _Loop:
         parameters = list(self.run.parameters.values())
         self.optimizer.zero_grad(set_to_none=True)
         _check_finite(value, "loss", where)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (-loss if self.settings.ascend else loss).backward()  # type: ignore[no-untyped-call]
         _check_finite(nn.utils.clip_grad_norm_(parameters, self.settings.clip).item(), "gradient", where)
+        self.keep()  # the weights before this step gave a finite loss and gradient
         self.optimizer.step()
         return value
 
@@ -174,6 +200,14 @@ def _samples(split: Split, settings: Settings) -> Iterator[list[int]]:
             queue += torch.randperm(len(split), generator=generator).tolist()
         yield queue[: settings.batch_size]
         del queue[: settings.batch_size]
+
+
+def _out_of_time(step: Step, task: Task, seconds: float, resume: str | Path | None) -> TimeLimit:
+    kept = "give resume=FILE to keep what was done" if resume is None else f"call again to go on from '{resume}'"
+    return TimeLimit(
+        f"the fine-tuning of '{task.name}' was at step {step.step} of {step.steps} when its {seconds:g} s were over.",
+        f"{kept}, or allow more seconds.",
+    )
 
 
 def _check_finite(value: float, what: str, where: str) -> None:

@@ -34,13 +34,15 @@ class Regime:
     """A way to fine-tune. `prepare` gets an encoder of its own, which it may change, and the settings.
 
     `autocast` tells whether the forward may run in bfloat16, `linear` that the features are affine in the delta (of the
-    model to first order, on which its vectors are then evaluated).
+    model to first order, on which its vectors are then evaluated), `pair` that what is kept is the base and a task
+    vector, not a model of its own.
     """
 
     name: str
     prepare: Callable[[Encoder, Settings], Run]
     autocast: bool
     linear: bool
+    pair: bool
 
 
 _REGIMES: dict[str, Regime] = {}
@@ -49,11 +51,11 @@ _REGIMES: dict[str, Regime] = {}
 Prepare = Callable[[Encoder, Settings], Run]
 
 
-def regime(*, autocast: bool, linear: bool = False) -> Callable[[Prepare], Regime]:
+def regime(*, autocast: bool, linear: bool = False, pair: bool = False) -> Callable[[Prepare], Regime]:
     """Registers the decorated function under its own name."""
 
     def register(prepare: Prepare) -> Regime:
-        made = Regime(name=prepare.__name__, prepare=prepare, autocast=autocast, linear=linear)
+        made = Regime(name=prepare.__name__, prepare=prepare, autocast=autocast, linear=linear, pair=pair)
         _REGIMES[made.name] = made
         return made
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 from taskvec.errors import ParameterError
+from taskvec.suites.linearize import Derivative
 
 
 @final
@@ -14,8 +15,9 @@ class Settings:
 
     `warmup` is the fraction of steps before the peak, `clip` the largest gradient norm, `seed` fixes the order of the
     examples and the start of adapters, `rank` is that of adapters. `autocast=None` runs the forward in bfloat16 where
-    the regime allows it. Dropout is off. The learning rate is the best of 1e-4, 2e-4 and 4e-4 on the validation splits
-    of two tasks of `docs8` (differences within one standard error).
+    the regime allows it, `derivative` is how the tangent regime takes its derivatives (see `linearize`), and `ascend`
+    climbs the loss, a baseline for negation. Dropout is off. The learning rate is the best of 1e-4, 2e-4 and 4e-4 on
+    the validation splits of two tasks of `docs8` (differences within one standard error).
 
     Raises:
         ParameterError: a number is out of its range.
@@ -30,6 +32,8 @@ class Settings:
     seed: int = 0
     rank: int = 16
     autocast: bool | None = None
+    derivative: Derivative = "forward"
+    ascend: bool = False
 
     def __post_init__(self) -> None:
         ranges = {
@@ -40,6 +44,7 @@ class Settings:
             "warmup": 0 <= self.warmup <= 1,
             "clip": self.clip > 0,
             "rank": self.rank >= 1,
+            "derivative": self.derivative in ("forward", "central"),
         }
         for name, holds in ranges.items():
             if not holds:

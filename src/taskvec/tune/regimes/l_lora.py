@@ -6,7 +6,7 @@ from taskvec.tune.regime import Run, regime
 from taskvec.tune.settings import Settings
 
 
-@regime(autocast=True)
+@regime(autocast=True, pair=True)
 def l_lora(encoder: Encoder, settings: Settings) -> Run:
     """Trains B; A stays as drawn. With B = 0 at the start this is the first-order expansion of B A, exactly."""
     return adapted(encoder, settings, frozen=("A",))

@@ -6,7 +6,7 @@ from taskvec.tune.regime import Run, regime
 from taskvec.tune.settings import Settings
 
 
-@regime(autocast=True)
+@regime(autocast=True, pair=True)
 def lora(encoder: Encoder, settings: Settings) -> Run:
     """Trains A and B; B starts at 0, A is uniform in ±1/√k (k columns of the matrix), drawn from the seed."""
     return adapted(encoder, settings, frozen=())

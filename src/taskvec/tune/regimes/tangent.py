@@ -8,7 +8,7 @@ from taskvec.tune.regime import Run, added, regime, trainable_parameters
 from taskvec.tune.settings import Settings
 
 
-@regime(autocast=False, linear=True)
+@regime(autocast=False, linear=True, pair=True)
 def tangent(encoder: Encoder, settings: Settings) -> Run:
     """Trains τ, which starts at 0 and is what weight decay shrinks; θ0 is frozen. float32 throughout.
 
@@ -28,7 +28,9 @@ def tangent(encoder: Encoder, settings: Settings) -> Run:
 
     return Run(
         parameters=tau,
-        features=lambda batch: first_order(lambda w: encoder.features(batch, params=w), point, tau),
+        features=lambda batch: first_order(
+            lambda w: encoder.features(batch, params=w), point, tau, derivative=settings.derivative
+        ),
         delta=delta,
         finish=lambda: added(encoder, delta()),
     )

@@ -31,7 +31,8 @@ class Memo:
             return json.loads(path.read_text("utf-8"))["result"]
         result = compute()
         self._folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"inputs": parts, "result": result}, indent=1, default=str)
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"inputs": parts, "result": result}, indent=1, default=str), "utf-8")
+        partial.write_text(text, "utf-8")
         partial.replace(path)
-        return result
+        return json.loads(text)["result"]

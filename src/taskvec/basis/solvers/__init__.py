@@ -1,0 +1,1 @@
+"""The solvers, one a file, registered under their own names."""
