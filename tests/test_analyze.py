@@ -141,6 +141,8 @@ def test_the_energy_of_the_spectra() -> None:
         assert row["norm"] == near(math.sqrt(squares.sum()))
         assert row["effective_rank"] == near(float(np.exp(-(p * np.log(p)).sum())))
         assert row["stable_rank"] == near(squares.sum() / squares[0])
+        assert row["rank"] == len(s) // 3
+        assert row["kept"] == near(squares[: len(s) // 3].sum() / squares.sum())
         for density in (0.01, 0.05, 0.1, 0.2, 0.5):
             k = max(1, math.floor(density * len(s)))
             assert row[f"kept_{density}"] == near(squares[:k].sum() / squares.sum())
@@ -303,7 +305,8 @@ def test_a_delta_of_rank_one_has_all_its_energy_in_one_direction(scale: float) -
     row = tv.analyze(vectors({"w": w}), "energy")["energy"][0]
     assert row["effective_rank"] == near(1.0)
     assert row["stable_rank"] == near(1.0)
-    assert [v for k, v in row.items() if k.startswith("kept")] == near([1.0] * 5)
+    assert [v for k, v in row.items() if k.startswith("kept")] == near([1.0] * 6)
+    assert row["rank"] == 1
     assert row["norm"] == pytest.approx(float(w.norm()), rel=1e-5)
 
 

@@ -152,7 +152,6 @@ def test_the_file_is_the_json_and_says_what_the_numbers_depend_on(ran: Bench, su
     assert str(ran.folder) not in text
 
 
-@pytest.mark.skipif(not hasattr(tv.report, "bench_page"), reason="the reports of this version have no such page")
 def test_the_page_shows_the_same_numbers_and_needs_nothing_else(ran: Bench) -> None:
     page = ran.report.read_text("utf-8")
     assert page == tv.report.bench_page(json.loads(ran.results.read_text("utf-8")))

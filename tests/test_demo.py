@@ -78,7 +78,6 @@ def test_the_report_and_the_results_are_on_the_disk(ran):
     assert json.loads((result.folder / "results.json").read_text())["restored"] == 2
 
 
-@pytest.mark.skipif(not hasattr(tv.report, "bench_page"), reason="the reports of this version have no such page")
 def test_the_page_shows_every_merge_and_needs_nothing_else(ran):
     result, *_ = ran
     page = result.report.read_text("utf-8")

@@ -61,6 +61,11 @@ class Deltas:
         rows, columns = self._piece or (slice(None), slice(None))
         return len(range(m)[rows]), len(range(n)[columns])
 
+    @property
+    def rank(self) -> int:
+        """How many triplets of each task are looked at, where it has so many."""
+        return self.rank_at(self._density)
+
     def rank_at(self, density: float | None) -> int:
         """How many triplets that fraction of min(m, n) is; None: one part in T; at least 1."""
         r = min(self.shape)
@@ -81,7 +86,7 @@ class Deltas:
     def triplets(self, task: str) -> Triplets:
         """The largest singular triplets of δ_t; fewer, where its rank is smaller."""
         if task not in self._triplets:
-            matrix, rank = self.matrix(task), self.rank_at(self._density)
+            matrix, rank = self.matrix(task), self.rank
             found = triplets_of(matrix, rank) if isinstance(matrix, Product) else leading_of(matrix, rank).triplets
             self._triplets[task] = _compact(found)
         return self._triplets[task]

@@ -64,10 +64,32 @@ class Analysis:
                 found.setdefault(at[0] if isinstance(by, str) else at, []).append(known[column])
         return {at: math.fsum(each) / (1 if total else len(each)) for at, each in found.items()}
 
+    def plain(self) -> dict[str, Any]:
+        """{"tasks": […], "base": …, "settings": {…}, "meanings": {…}, and each table by its name as a list of rows}."""
+        about = {"settings": dict(self.settings), "meanings": dict(self.meanings)}
+        return {
+            "tasks": list(self.tasks),
+            "base": self.base,
+            **about,
+            **{name: [dict(row) for row in rows] for name, rows in self.tables.items()},
+        }
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Analysis:
+        """The inverse of `plain`, also of what JSON made of it."""
+        about = ("tasks", "base", "settings", "meanings")
+        tables = {name: tuple(rows) for name, rows in plain.items() if name not in about}
+        return cls(
+            tasks=tuple(plain["tasks"]),
+            tables=tables,
+            meanings=plain["meanings"],
+            settings=plain["settings"],
+            base=plain["base"],
+        )
+
     def to_json(self) -> str:
-        """{"tasks": […], "base": …, "settings": {…}, and each table by its name as a list of rows}."""
-        about = {"tasks": list(self.tasks), "base": self.base, "settings": dict(self.settings)}
-        return json.dumps({**about, **{name: list(rows) for name, rows in self.tables.items()}}, indent=1)
+        """`plain()` as JSON."""
+        return json.dumps(self.plain(), indent=1)
 
     def save(self, path: str | Path) -> Path:
         """Write `to_json()` to `path`.

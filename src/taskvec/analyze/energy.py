@@ -18,8 +18,8 @@ DENSITIES = (0.01, 0.05, 0.1, 0.2, 0.5)
     on="matrix",
     source="arXiv:2412.00081, section 3; Roy and Vetterli, The effective rank, EUSIPCO 2007",
     tables={
-        "energy": "`kept_d`: the share of the squared norm in the largest d·min(m, n) singular values; the effective "
-        "and the stable rank count the directions that matter.",
+        "energy": "`kept_d`: the share of the squared norm in the largest d·min(m, n) singular values; `kept`: in the "
+        "`rank` that interference looks at; the effective and the stable rank count the directions that matter.",
     },
 )
 def energy(deltas: Deltas) -> Tables:
@@ -35,11 +35,14 @@ def _row(deltas: Deltas, task: str, s: Tensor) -> Row:
     shares = s / s[0]  # squares of tiny values would underflow
     squares = shares.square()
     total, p = squares.sum(), shares / shares.sum()
+    rank = min(deltas.rank, len(s))
     row: dict[str, Any] = {
         "name": deltas.title,
         "task": task,
         "norm": float(s[0]) * math.sqrt(total),
         "effective_rank": math.exp(float(torch.special.entr(p).sum())),
         "stable_rank": float(total),
+        "rank": rank,
+        "kept": float(squares[:rank].sum() / total),
     }
     return row | {f"kept_{d:g}": float(squares[: deltas.rank_at(d)].sum() / total) for d in DENSITIES}

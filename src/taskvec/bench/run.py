@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from taskvec.bench.page import write_page
 from taskvec.bench.pieces import added, analyzed, compressed, disentangled, negated, single, zero_shot
 from taskvec.bench.references import negated_at_random, posthoc
 from taskvec.bench.settings import BenchSettings
@@ -19,6 +18,7 @@ from taskvec.bench.work import Progress, Say, Work
 from taskvec.checkpoint.durable import replace_durably, try_lock
 from taskvec.errors import DestinationError, TaskVecError
 from taskvec.evaluate import Record
+from taskvec.report import bench_page
 from taskvec.suites import Suite
 from taskvec.tune import Step
 
@@ -75,7 +75,7 @@ def bench(
         runs = tuple(_run(work, seed) for seed in settings.seeds)
         found = Bench(suite=about(work), runs=runs, summary=summary_of(runs), folder=Path(folder))
         replace_durably(found.results, found.to_json() + "\n")
-        write_page(found.plain(), found.report)
+        replace_durably(found.report, bench_page(found.plain()))
     return found
 
 

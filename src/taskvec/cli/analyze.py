@@ -144,13 +144,13 @@ def _layout(path: str | None, named: dict[str, TaskVector]) -> Layout | None:
 
 def _write(found: Analysis, output: Path) -> None:
     from taskvec.checkpoint.durable import replace_durably, writing
-    from taskvec.report import analysis_html
+    from taskvec.report import analysis_page
 
     if output.suffix == ".json":
         found.save(output)
         return
     with writing(output):
-        replace_durably(output, analysis_html(found))
+        replace_durably(output, analysis_page(found))
 
 
 def _tell(

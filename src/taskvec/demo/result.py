@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from taskvec.bench.page import write_page
+from taskvec.checkpoint.durable import replace_durably
 from taskvec.evaluate import Scores
+from taskvec.report import bench_page
 
 _EXPLAIN = """
 Each row is one model, or one for each task (the first three); each column a task's test accuracy in percent, ± one
@@ -114,7 +115,7 @@ class DemoResult:
         """Write report.html, report.md and results.json into the folder."""
         self.save(self.folder / "results.json")
         (self.folder / "report.md").write_text(self.markdown(), "utf-8")
-        write_page(self.record, self.folder / "report.html")
+        replace_durably(self.folder / "report.html", bench_page(self.record))
 
     def _example(self) -> str:
         edit = f"0.5*({' + '.join(self.tasks[:2])})"

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from taskvec.report._page import facts, figure, page, section, table
-from taskvec.report._svg import COLORS, heat_map, line_chart
+from taskvec.report._axes import even
+from taskvec.report._chart import line_chart
+from taskvec.report._heat import heat_map
+from taskvec.report._page import facts, figure, figures, page, section, table
+from taskvec.report._shapes import COLORS
 
 if TYPE_CHECKING:
     from taskvec.analyze import Analysis
@@ -14,17 +17,20 @@ if TYPE_CHECKING:
 _FOLDED = 30  # rows: longer tables are folded
 
 
-def analysis_html(analysis: Analysis, *, title: str = "Task vectors") -> str:
+def analysis_page(analysis: Analysis, *, title: str = "Task vectors") -> str:
     """A self-contained HTML page: what was analyzed, charts, and every table."""
-    parts = [facts(_about(analysis))]
-    order = [name for name in _TITLES if name in analysis.tables]
-    order += [name for name in analysis.tables if name not in _TITLES]
-    for name in order:
+    return page(title, [facts(_about(analysis)), *sections(analysis)])
+
+
+def sections(analysis: Analysis) -> list[str]:
+    """A section for each table: what its numbers mean, its figures, its rows."""
+    found = []
+    for name in [n for n in _TITLES if n in analysis.tables] + [n for n in analysis.tables if n not in _TITLES]:
         rows = analysis[name]
         drawn = [draw(analysis, name) for draw in _FIGURES.get(name, ()) if rows]
         about = analysis.meanings.get(name, "What was looked at; other tables refer to it by name.")
-        parts.append(section(_TITLES.get(name, name), about, *drawn, table(rows, folded=len(rows) > _FOLDED)))
-    return page(title, parts)
+        found.append(section(_TITLES.get(name, name), about, figures(*drawn), table(rows, folded=len(rows) > _FOLDED)))
+    return found
 
 
 def _about(analysis: Analysis) -> dict[str, str]:
@@ -54,14 +60,14 @@ _TITLES = {
 Draw = Callable[["Analysis", str], str]
 
 
-def _square(column: str, caption: str, *, total: bool = False, limit: float | None = None) -> Draw:
+def _square(column: str, caption: str, *, total: bool = False, limits: tuple[float, float] | None = None) -> Draw:
     """A heat map of a column by pair of tasks, over the tensors its sum (`total`) or mean."""
 
     def draw(analysis: Analysis, table: str) -> str:
         found = analysis.profile(table, column, ("task", "other"), total=total)
         tasks = analysis.tasks
         values = [[found.get((a, b), found.get((b, a))) for b in tasks] for a in tasks]
-        return figure(heat_map(tasks, values, title=caption, limit=limit), caption)
+        return figure(heat_map(tasks, tasks, values, title=caption, limits=limits), caption)
 
     return draw
 
@@ -76,14 +82,21 @@ def _by_depth(column: str, by: str, caption: str, vertical: str) -> Draw:
         shown = sorted(lines, key=lambda k: -max(y for _, y in lines[k]))[: 2 * len(COLORS)]
         if not shown:
             return ""
-        named = {line: lines[line] for line in lines if line in shown}
-        return figure(line_chart(named, title=caption, horizontal="layer", vertical=vertical), caption)
+        points = [point for line in lines.values() for point in line]
+        chart = line_chart(
+            lines,
+            title=caption,
+            horizontal=even((x for x, _ in points), "layer", whole=True),
+            vertical=even((y for _, y in points), vertical, zero=True),
+            dim=lines.keys() - set(shown),
+        )
+        return figure(chart, caption)
 
     return draw
 
 
 _FIGURES: Mapping[str, Sequence[Draw]] = {
-    "gram": (_square("cosine", "Cosine of every two task vectors.", limit=1.0),),
+    "gram": (_square("cosine", "Cosine of every two task vectors.", limits=(-1.0, 1.0)),),
     "sti": (_by_depth("value", "kind", "STI by layer, a line for each kind of matrix (* is the layer).", "STI"),),
     "sti_pairs": (_square("value", "STI of every two tasks, summed over the matrices.", total=True),),
     "energy": (
