@@ -58,7 +58,7 @@ def test_every_tensor_has_its_method_parameters_and_coefficients(models: Path) -
     assert [t.name for t in plan.tensors] == ["steps", *MODELS]
     found = row(plan, "model.layers.1.mlp.weight")
     assert (found.shape, found.dtype, found.role, found.method) == ((8, 12), "F32", "matrix", "task_arithmetic")
-    assert found.parameters == {"coefficients": {"math": 0.5, "code": 0.5}}
+    assert found.parameters == {"coefficients": {"math": 0.5, "code": 0.5}, "normalize": False}
     assert found.coefficients == {"math": 1.0, "code": 1.0}
     assert row(plan, "model.norm.weight").role == "other"
     assert row(plan, "steps").method == "copy"

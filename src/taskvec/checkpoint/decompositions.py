@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, final
 from taskvec.checkpoint.fingerprint import cache_folder
 from taskvec.checkpoint.save import parse_size
 from taskvec.ops.hashing import hash_of
+from taskvec.ops.threads import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +35,8 @@ _ROOM = 0.9  # of the limit that is left full when the oldest are removed
 class Decompositions:
     """Leading triplets in a folder, at most `limit` bytes of them; the ones that were used longest ago go first.
 
-    Any number of processes may share it: a file appears whole or not at all, and a damaged one counts as absent.
+    Any number of processes may share it: a file appears whole or not at all, and a damaged one counts as absent. What
+    it holds was computed on one thread, and so is the same whoever asks.
     """
 
     def __init__(self, folder: str | Path, *, limit: int | str = "4GB") -> None:
@@ -59,7 +61,8 @@ class Decompositions:
         with self._lock:
             self.hits, self.misses = self.hits + (found is not None), self.misses + (found is None)
         if found is None:
-            found = leading_for(matrix, whole, exact=exact)
+            with one_thread():
+                found = leading_for(matrix, whole, exact=exact)
             if found.triplets.rank:
                 self._write(path, found)
         return Leading(found.triplets.top(rank), found.route, found.residual, found.energy)
@@ -127,7 +130,7 @@ def leading_of(matrix: torch.Tensor, rank: int, *, exact: bool = False, cache: D
 def _key(matrix: torch.Tensor, rank: int, exact: bool) -> str:
     import torch
 
-    machine = (torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.get_num_threads())
+    machine = (torch.__version__, torch.backends.cpu.get_cpu_capability())
     about = (_VERSION, tuple(matrix.shape), str(matrix.dtype), rank, exact, machine)
     return hash_of(repr(about).encode(), matrix.contiguous().numpy())
 

@@ -202,7 +202,7 @@ def _sampled(tall: Tensor, rank: int, energy: float) -> Leading | None:
     With Q the space found, no triplets keep more than the best within Q and all that Q misses together: ‖A‖² − ‖QᵀA‖².
     """
     whole = float(torch.linalg.vector_norm(tall, dtype=torch.float64)) ** 2
-    basis = torch.linalg.qr(tall @ _start(tall.shape[1], min(rank + _MORE, tall.shape[1]))).Q
+    basis = torch.linalg.qr(tall @ _start(tall, min(rank + _MORE, tall.shape[1]))).Q
     for step in range(_STEPS + 1):
         image = basis.T @ tall
         missing = max(0.0, whole - float(torch.linalg.vector_norm(image, dtype=torch.float64)) ** 2)
@@ -223,8 +223,10 @@ def _sampled(tall: Tensor, rank: int, energy: float) -> Leading | None:
 
 
 @functools.lru_cache(maxsize=4)
-def _start(rows: int, columns: int) -> Tensor:
-    return torch.randn(rows, columns, generator=torch.Generator().manual_seed(_SEED))
+def _start(like: Tensor, columns: int) -> Tensor:
+    """Fixed normal numbers: as many rows as `like` has columns, where it lies."""
+    generator = torch.Generator(like.device).manual_seed(_SEED)
+    return torch.randn(like.shape[1], columns, generator=generator, device=like.device).to(like.dtype)
 
 
 def _by_gram(matrix: Tensor, rank: int, *, least: float = 0.0) -> Triplets:
@@ -249,7 +251,7 @@ def _residual(tall: Tensor, found: Triplets, *, probes: int | None = None) -> fl
     if not found.rank:
         return 0.0
     u, s, v = (x.to(tall.dtype) for x in (found.u, found.s, found.v))
-    rest = tall.T @ u - v * s if probes is None else _applied(tall, u, s, v, _start(found.rank, probes).sign().to(u))
+    rest = tall.T @ u - v * s if probes is None else _applied(tall, u, s, v, _start(u, probes).sign())
     return float(torch.linalg.vector_norm(rest) / torch.linalg.vector_norm(s)) / math.sqrt(probes or 1)
 
 
