@@ -65,6 +65,17 @@ def test_every_pattern_decodes_to_what_torch_reads(dtype):
     assert same_values(bits.decode(Block(patterns, dtype)), torch_values(patterns, dtype))
 
 
+@named
+def test_values_are_read_rounded_once_to_float32_and_the_others_counted(dtype):
+    codes = all_patterns(dtype) if dtype.bits <= 16 else bits.encode(boundary_values(dtype), dtype)
+    codes = codes.astype(bits_dtype(dtype))
+    out = np.empty(codes.size, np.float32)
+    with np.errstate(over="ignore"):
+        expected = bits.decode(Block(codes, dtype)).astype(np.float32)
+    assert bits.read32(Block(codes, dtype), out) == np.count_nonzero(~np.isfinite(expected))
+    np.testing.assert_array_equal(out, expected)
+
+
 @pytest.mark.parametrize("dtype", [F32, F64], ids=str)
 def test_wide_patterns_decode_to_what_torch_reads(dtype):
     codes = np.random.default_rng(0).integers(0, 1 << dtype.bits, 5000, dtype=np.uint64, endpoint=False)

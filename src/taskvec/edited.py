@@ -66,7 +66,10 @@ class EditedSource(AbstractSource):
         self.vector.check(progress)
 
     def hash_inputs(self, name: str) -> None:
-        """See the base class."""
+        """See the base class; of a merge of points as it is, what its own recipe wants."""
+        if not self.vector.terms and self.base.source.recipe(blank=True):
+            self.base.source.hash_inputs(name)
+            return
         self.base.fingerprints.tensor(name)
         for _, leaf in self.vector.terms:
             leaf.hash_inputs(name)
@@ -125,6 +128,11 @@ class EditedSource(AbstractSource):
 
         stop = start + out.size
         dtype = self.specs[name].dtype
+        if self.vector.is_zero(name) and dtype == self.base.specs[name].dtype:
+            self.base.source.read_into(out, name, start)
+            if not self.allow_nonfinite and count_nonfinite(Block(out, dtype)):
+                raise self._nonfinite(name, start, stop, patch=False)
+            return
         exact = self._leaf.specs[name].dtype if self._leaf is not None and name in self._leaf.specs else dtype
         moved = Block(out if exact == dtype else np.empty(out.size, bits_dtype(exact)), exact)
         self.vector.values(name, start, stop, total)

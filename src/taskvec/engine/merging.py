@@ -172,7 +172,8 @@ class Merging:
             last = min(first + size, stop + -stop % row)
             low, high = max(first, start), min(last, stop)
             merged = self.block(name, first, last) if row <= BLOCK else self._held(name, first, last, high - low)
-            total[low - start : high - start] += coefficient * merged[low - first : high - first]
+            part = merged[low - first : high - first]
+            total[low - start : high - start] += part if coefficient == 1.0 else coefficient * part
 
     def _row(self, name: str) -> int:
         """How many entries the method must see together: 1, a slice of the first axis, or the whole tensor."""

@@ -11,7 +11,7 @@ from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Progress, unseen
 from taskvec.checkpoint.source import AbstractSource, check_same_schema
 from taskvec.checkpoint.ties import equal_bits
-from taskvec.delta import BLOCK, Factors, rounded
+from taskvec.delta import BLOCK, Factors
 from taskvec.engine.device import CPU
 from taskvec.engine.merging import Merging
 from taskvec.errors import NonFiniteError, ParameterError, SchemaError
@@ -60,7 +60,9 @@ class _PointInput:
         add_scaled(total, coefficient, self._source.block(name, start, start + total.size))
 
     def read32(self, out: Any, name: str, start: int) -> int:
-        return rounded(self, out, name, start)
+        from taskvec.ops.bits import read32
+
+        return read32(self._source.block(name, start, start + out.size), out)
 
     def is_zero(self, name: str) -> bool:
         return name not in self.specs

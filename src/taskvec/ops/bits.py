@@ -118,6 +118,15 @@ def difference(base: Block, tuned: Block, delta: Block) -> Difference:
     return Difference(wrong, int(overflow), int(nonfinite))
 
 
+def read32(x: Block, out: npt.NDArray[np.float32]) -> int:
+    """`out` = the values of `x` rounded once to float32.
+
+    Returns:
+        How many results are not finite.
+    """
+    return int(kernels.read32(x.bits, parameters(x.dtype), out))
+
+
 def narrow(x: Floats, out: npt.NDArray[np.float32]) -> int:
     """`out = x` rounded to float32.
 

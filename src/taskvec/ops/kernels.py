@@ -259,6 +259,23 @@ def narrow(x, out):
 
 
 @_jit
+def read32(x, p, out):
+    """`out` = the values of x rounded to float32; how many results are not finite."""
+    bad = np.int64(0)
+    if p[0] == 45:  # as in axpy_difference
+        for i in range(x.size):
+            pattern = np.uint32(np.uint32(x[i]) << np.uint32(16))
+            out[i] = pattern.view(np.float32)
+            bad += np.int64(pattern & np.uint32(0x7F800000) == np.uint32(0x7F800000))
+        return bad
+    for i in range(x.size):
+        v = np.float32(_decode(x[i], p))
+        out[i] = v
+        bad += np.int64(v.view(np.uint32) & np.uint32(0x7F800000) == np.uint32(0x7F800000))
+    return bad
+
+
+@_jit
 def select(x, threshold, positions, values):
     """Positions and float32 values of the non-zero entries whose float32 magnitude pattern reaches `threshold`."""
     n = 0
