@@ -1,8 +1,7 @@
 """Writes tests/golden/mergekit: small models and what mergekit 0.1.5 makes of them, by every method we share.
 
-Runs in mergekit's own environment (the one that `merge_vs_mergekit.py` makes), and needs nothing of taskvec:
-
-    benchmarks/work/mergekit/bin/python benchmarks/golden_mergekit.py
+Runs with the Python of mergekit's own environment (the one that `merge_vs_mergekit.py` makes), and needs nothing of
+taskvec.
 
 The inputs are seeded. They hold what a method may stumble over: deltas of 5 % of the weights, deltas below every
 absolute threshold, a tensor that one task left alone, rows and columns of one entry, a vector of one entry.

@@ -141,7 +141,10 @@ def test_dialect_and_seed_are_parameters_of_methods_that_have_them(models: Path)
         recipe(models, "drawing_test", seed=3, parameters={"seed": 3}).plan()
     with pytest.raises(ParameterError, match=r"dialect='peft' is not one of paper, mergekit"):
         recipe(models, "drawing_test", dialect="peft").plan()
-    assert recipe(models, "average", seed=3, dialect="paper").plan().method == "average"
+    assert recipe(models, "average", dialect="paper").plan().method == "average"
+    with pytest.raises(ParameterError, match="average draws no random numbers") as refused:
+        recipe(models, "average", seed=3).plan()
+    assert refused.value.fix == "leave seed out."
 
 
 @pytest.mark.usefixtures("drawing")

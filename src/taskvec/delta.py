@@ -35,11 +35,12 @@ def rounded(source: Adding, out: npt.NDArray[np.float32], name: str, start: int)
     """`out = values[start : start + out.size]` rounded once to float32; how many entries are not finite."""
     import numpy as np
 
-    from taskvec.ops.bits import narrow
+    from taskvec.ops.bits import Block, read32
+    from taskvec.ops.dtypes import DTYPES
 
     values = np.zeros(out.size)
     source.add_to(values, 1.0, name, start)
-    return narrow(values, out)
+    return read32(Block(values.view(np.uint64), DTYPES["F64"]), out)
 
 
 class AbstractDelta(abc.ABC):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING, Any, final
 
@@ -66,18 +67,23 @@ class EditedSource(AbstractSource):
         self.vector.check(progress)
 
     def hash_inputs(self, name: str) -> None:
-        """See the base class; of a merge of points as it is, what its own recipe wants."""
-        if not self.vector.terms and self.base.source.recipe(blank=True):
+        """See the base class."""
+        if self._as_it_is:
             self.base.source.hash_inputs(name)
             return
         self.base.fingerprints.tensor(name)
         for _, leaf in self.vector.terms:
             leaf.hash_inputs(name)
 
+    @functools.cached_property
+    def _as_it_is(self) -> bool:
+        """A merge of points that nothing displaces is its inputs: its own hash would cost the whole merge once more."""
+        return not self.vector.terms and bool(self.base.source.recipe(blank=True))
+
     def recipe(self, *, blank: bool) -> dict[str, object]:
         """See the base class."""
-        if not self.vector.terms and (origin := self.base.source.recipe(blank=blank)):
-            return origin  # a merge of points as it is: its own fingerprint would cost the whole merge once more
+        if self._as_it_is:
+            return self.base.source.recipe(blank=blank)
         fingerprint = BLANK if blank else self.base.fingerprint()
         terms = [{"coefficient": c, **leaf.recipe(blank=blank)} for c, leaf in self.vector.terms]
         base = self.base.source.recipe(blank=blank) | {"name": self.base.source.title(), "fingerprint": fingerprint}

@@ -54,7 +54,7 @@ def _table(result: DemoResult) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", title="test accuracy in percent", title_justify="left")
     table.add_column("model", no_wrap=True)
     for name in (*result.tasks, "mean"):
-        table.add_column(name.replace("_", " "), justify="right", vertical="bottom")
+        table.add_column(name.replace("_", " "), justify="right", vertical="bottom", no_wrap=name == "mean")
     for row in result.table(errors=False):
         table.add_row(*row)
     return table

@@ -17,7 +17,7 @@ SCALES: Mapping[str, tuple[float, ...]] = MappingProxyType(
         "dare_ties": (0.8, 1.2, 1.6, 2.0, 2.4),
         "pcb": (0.8, 1.2, 1.6, 2.0, 2.4),
         "tsv_m": (0.5, 0.7, 1.0, 1.3, 1.6),
-        "iso_c": (0.7, 1.0, 1.3, 1.6, 2.0),
+        "iso_c": (1.0, 1.5, 2.0, 2.5, 3.2),
     }
 )
 WRITTEN = "task_arithmetic"  # also written as a model folder, and scored as transformers loads it from there

@@ -127,15 +127,6 @@ def read32(x: Block, out: npt.NDArray[np.float32]) -> int:
     return int(kernels.read32(x.bits, parameters(x.dtype), out))
 
 
-def narrow(x: Floats, out: npt.NDArray[np.float32]) -> int:
-    """`out = x` rounded to float32.
-
-    Returns:
-        How many results are not finite.
-    """
-    return int(kernels.narrow(x, out))
-
-
 def count_nonfinite(x: Block) -> int:
     """How many entries are NaN or infinite."""
     return int(kernels.count_nonfinite(x.bits, parameters(x.dtype)))

@@ -248,17 +248,6 @@ def key_histogram(x, upper, counts, magnitudes=False):
 
 
 @_jit
-def narrow(x, out):
-    """`out = x` rounded to float32; how many results are not finite."""
-    bad = np.int64(0)
-    for i in range(x.size):
-        v = np.float32(x[i])
-        out[i] = v
-        bad += np.int64(v.view(np.uint32) & np.uint32(0x7F800000) == np.uint32(0x7F800000))
-    return bad
-
-
-@_jit
 def read32(x, p, out):
     """`out` = the values of x rounded to float32; how many results are not finite."""
     bad = np.int64(0)

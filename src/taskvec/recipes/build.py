@@ -208,6 +208,8 @@ def _insert(recipe: Recipe, method: MergeMethod, field: str, value: Any, given: 
         given[field] = value
     elif field == "dialect" and value != "paper":
         raise recipe.refusal(("dialect",), f"{method.name} has no dialect '{value}'", "leave dialect out.")
+    elif field == "seed":
+        raise recipe.refusal(("seed",), f"{method.name} draws no random numbers", "leave seed out.")
 
 
 def _bound(recipe: Recipe, method: MergeMethod, given: Mapping[str, Any]) -> Bound:
@@ -234,7 +236,8 @@ def _range(method: MergeMethod, key: str) -> str:
     if parameter.choices:
         return f"{key} is one of {', '.join(parameter.choices)}."
     kind = {float: "a number", int: "an integer", bool: "true or false"}.get(parameter.kind, "a word")
-    return f"{key} is {kind}{f' in {parameter.range}' if parameter.range is not None else ''}."
+    each = ", or one a task: [a, b, …]" if parameter.per_task else ""
+    return f"{key} is {kind}{f' in {parameter.range}' if parameter.range is not None else ''}{each}."
 
 
 def _check_bases(base: Checkpoint, vectors: Mapping[str, TaskVector]) -> None:
