@@ -213,11 +213,23 @@ def _upper_halves(x, mask, out):
 
 
 @_jit
-def _lower_halves(x, mask, upper, out):
-    """The lower half of each key with this upper half, and a number above all halves for the others."""
+def _any_in_bin(x, mask, upper):
+    found = np.int64(0)
     for i in range(x.size):
-        key = _key(x[i], mask)
-        out[i] = key & np.uint32(0xFFFF) if key >> np.uint32(16) == upper else np.uint32(0x10000)
+        found += np.int64(_key(x[i], mask) >> np.uint32(16) == upper)
+    return found > 0
+
+
+@_jit
+def _upper_histogram(x, mask, counts):
+    halves = np.empty(1024, np.uint32)
+    for start in range(0, x.size, 1024):
+        part = x[start : start + 1024]
+        _upper_halves(part, mask, halves)
+        for i in range(part.size):
+            counts[halves[i]] += 1
+    counts[:0x7F] = 0  # NaN does not count
+    counts[0xFF81:] = 0
 
 
 @_jit
@@ -227,24 +239,17 @@ def key_histogram(x, upper, counts, magnitudes=False):
     The keys are those of the numbers, or of their magnitudes.
     """
     mask = np.int32(0x7FFFFFFF) if magnitudes else np.int32(-1)
-    halves, found = np.empty(1024, np.uint32), np.empty(1024, np.uint32)
-    for start in range(0, x.size, 1024):
-        part = x[start : start + 1024]
-        if upper < 0:
-            _upper_halves(part, mask, halves)
-            for i in range(part.size):
-                counts[halves[i]] += 1
-            continue
-        _lower_halves(part, mask, np.uint32(upper), halves)
-        n = 0
-        for i in range(part.size):
-            found[n] = halves[i]
-            n += np.int64(halves[i] < np.uint32(0x10000))
-        for i in range(n):
-            counts[found[i]] += 1
     if upper < 0:
-        counts[:0x7F] = 0  # NaN does not count
-        counts[0xFF81:] = 0
+        _upper_histogram(x, mask, counts)
+        return
+    half = np.uint32(upper)
+    for start in range(0, x.size, 64):  # few are in the bin: most runs have none
+        part = x[start : start + 64]
+        if _any_in_bin(part, mask, half):
+            for i in range(part.size):
+                key = _key(part[i], mask)
+                if key >> np.uint32(16) == half:
+                    counts[key & np.uint32(0xFFFF)] += 1
 
 
 @_jit
@@ -295,23 +300,3 @@ def axpy_product(total, coefficient, left, right, start):
         for q in range(width):
             total[at + q] += coefficient * sums[q]
         at += width
-
-
-@_jit
-def gram(x, out):
-    """Eight partial sums a product, added in order: LLVM may use vector registers without changing the result."""
-    lanes = np.zeros(8)
-    for a in range(x.shape[0]):
-        for b in range(a, x.shape[0]):
-            lanes[:] = 0.0
-            whole = x.shape[1] // 8 * 8
-            for i in range(0, whole, 8):
-                for lane in range(8):
-                    lanes[lane] += np.float64(x[a, i + lane]) * np.float64(x[b, i + lane])
-            for i in range(whole, x.shape[1]):
-                lanes[0] += np.float64(x[a, i]) * np.float64(x[b, i])
-            total = 0.0
-            for lane in range(8):
-                total += lanes[lane]
-            out[a, b] = total
-            out[b, a] = total
