@@ -29,8 +29,11 @@ def products(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None) -> Floats:
     Entries are summed by runs of 1,024, the runs in order: the same two rows give the same bits, whatever is beside.
     """
     out = np.zeros((x.shape[0], (x if y is None else y).shape[0]))
-    gram_kernels.products(x, x if y is None else y, y is None, out)
-    return out if y is not None else np.triu(out) + np.triu(out, 1).T
+    if y is None:
+        gram_kernels.symmetric_products(x, out)
+    else:
+        gram_kernels.products(x, y, False, out)
+    return out
 
 
 def factored_products(factors: Sequence[tuple[Floats, Floats]], first: int = 0) -> Floats:

@@ -53,10 +53,15 @@ def products(x, y, symmetric, out):
 
 
 @_jit
+def symmetric_products(x, out):
+    products(x, x, True, out)
+    for a in range(x.shape[0]):
+        for b in range(a):
+            out[a, b] = out[b, a]
+
+
+@_jit
 def row_grams(x, inner, out):
     for r in range(out.shape[0]):
         part = x[:, r * inner : (r + 1) * inner]
-        products(part, part, True, out[r])
-        for a in range(x.shape[0]):
-            for b in range(a):
-                out[r, a, b] = out[r, b, a]
+        symmetric_products(part, out[r])

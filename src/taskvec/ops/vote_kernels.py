@@ -82,18 +82,19 @@ def _finish(agreed, voters, divide, out):
 
 
 @_jit
-def _vote(x, lows, highs, coefficients, rule, total, size, agreed, voters, out):
-    """One strip; `out` may be shorter than the scratch arrays."""
+def _vote(x, start, lows, highs, coefficients, rule, total, size, agreed, voters, out):
+    """One strip of x (task, n), from `start`; cutting it out of x would leave rows that LLVM takes for strided ones."""
     n = out.size
+    stop = start + n
     for t in range(x.shape[0]):
-        row, low, high, vote = x[t, :n], lows[t], highs[t], coefficients[t] if rule[0] == 1 else 1.0
+        row, low, high, vote = x[t, start:stop], lows[t], highs[t], coefficients[t] if rule[0] == 1 else 1.0
         if rule[0] == 2:
             _add_signs(row, low, high, t == 0, total[:n], size[:n])
         else:
             _add_values(row, low, high, vote, t == 0, total, size)
     _elect(total[:n], size, np.float64(rule[1]))
     for t in range(x.shape[0]):
-        row, low, high, vote = x[t, :n], lows[t], highs[t], coefficients[t] if rule[0] == 1 else 1.0
+        row, low, high, vote = x[t, start:stop], lows[t], highs[t], coefficients[t] if rule[0] == 1 else 1.0
         share = coefficients[t] if rule[2] == 2 else 1.0
         _collect(row, low, high, vote, coefficients[t], share, t == 0, total, agreed, voters)
     _finish(agreed[:n], voters[:n], rule[2] > 0, out)
@@ -106,7 +107,7 @@ def trimmed_vote(x, lows, highs, coefficients, rule, out):
     agreed, voters = np.empty(_STRIP), np.empty(_STRIP)
     for start in range(0, out.size, _STRIP):
         stop = min(start + _STRIP, out.size)
-        _vote(x[:, start:stop], lows, highs, coefficients, rule, total, size, agreed, voters, out[start:stop])
+        _vote(x, start, lows, highs, coefficients, rule, total, size, agreed, voters, out[start:stop])
 
 
 @_jit
@@ -125,7 +126,7 @@ def dropped_vote(x, bars, keys, start, thresholds, divisors, coefficients, rule,
         stop = min(at + _STRIP, out.size)
         for t in range(x.shape[0]):
             drop_row(x[t, at:stop], keys[t], start + np.uint64(at), thresholds[t], divisors[t], bars[t], rows[t])
-        _vote(rows, lows, highs, coefficients, rule, total, size, agreed, voters, out[at:stop])
+        _vote(rows, 0, lows, highs, coefficients, rule, total, size, agreed, voters, out[at:stop])
 
 
 @_jit
