@@ -58,7 +58,7 @@ def check_divisor(method: str, coefficients: Sequence[float]) -> None:
         )
 
 
-def shares(coefficients: Sequence[float], normalize: bool) -> Any:
+def shares(coefficients: Any, normalize: bool) -> Any:
     """The coefficients as float64 (task,), divided by their sum if asked to."""
     import numpy as np
 
