@@ -69,7 +69,7 @@ def join_basis(
 
 
 def _check_possible(disk: Disk, manifest: Manifest, *, force: bool) -> None:
-    if not manifest.vectors:
+    if not manifest.names():
         raise StoreError(f"the store '{disk.path}' has no vectors of which to make a basis.", "add some first.")
     if manifest.basis is not None and not force:
         raise DestinationError(f"the store '{disk.path}' has a basis.", "replace it with force=True (--force).")
