@@ -143,7 +143,7 @@ def test_own_files_stay_and_come_first_unless_dropped(store: tv.Store) -> None:
     rows = store.size()
     assert [(v.name, v.codec, v.bytes) for v in rows.vectors] == [(n, "basis", 0) for n in before]
     assert rows.total == sum(len(data) for data in tree(store.path).values())
-    with pytest.raises(errors.StoreError, match="no vectors of which to make a basis"):
+    with pytest.raises(errors.StoreError, match="'task0' is kept by the present basis"):
         store.fit_basis(2, force=True)
 
 
