@@ -84,9 +84,9 @@ class Points:
         return 4 * sum(moved.values())
 
     def inputs(self, split: str) -> Prepared:
-        """The texts of a split, as many as the limit says."""
+        """The texts of a split, as many as the limit says; "negation val" is a split "val" with a limit of its own."""
         if split not in self._inputs:
-            self._inputs[split] = self.tuned.inputs(split, limit=self.limits[split])
+            self._inputs[split] = self.tuned.inputs(split.rsplit(maxsplit=1)[-1], limit=self.limits[split])
         return self._inputs[split]
 
     def key(self, **parts: Any) -> dict[str, Any]:
@@ -119,9 +119,12 @@ class Points:
 
             found = {}
             for name in self.tasks if tasks is None else tasks:
-                parts = self.key(task=name, split=split, limit=self.limits[split], **what)
+                parts = self.key(task=name, split=split.rsplit(maxsplit=1)[-1], limit=self.limits[split], **what)
                 found[name] = self.memo(parts, partial(compute, name))
         return found
+
+    def _general(self) -> dict[str, int]:
+        return {split: limit for split, limit in self.limits.items() if " " not in split}
 
     def _objective(self, task: str) -> Objective:
         (each,) = (t for t in self.inputs("val").tasks if t.task.name == task)
@@ -135,7 +138,7 @@ class Points:
             slope = self._objective(task).gradient(self._deltas[task])
             return {atom: dot(slope, delta) for atom, delta in self._deltas.items()}
 
-        found: dict[str, float] = self.memo(self.key(slopes=task, atoms=self.atoms, limits=self.limits), compute)
+        found: dict[str, float] = self.memo(self.key(slopes=task, atoms=self.atoms, limits=self._general()), compute)
         return found
 
     def curvature(self, task: str, point: Point, products: int) -> dict[str, Any]:
@@ -148,7 +151,7 @@ class Points:
             return asdict(along_segment(objective, task, own, way, curvature=top))
 
         found: dict[str, Any] = self.memo(
-            self.key(curvature=task, point=dict(point), products=products, limits=self.limits), compute
+            self.key(curvature=task, point=dict(point), products=products, limits=self._general()), compute
         )
         return found
 

@@ -8,7 +8,7 @@ interrupted run goes on. Writes `basis_study-SUITE.json`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -34,10 +34,11 @@ SOLVERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "select, leverage": ("select", {"by": "leverage"}),
     "random sample": ("random", {}),
 }
-SUM_SCALES = (0.2, 0.3, 0.45)  # in lengths of the sum of all tasks
-NEGATION_SCALES = (0.0, 0.5, 1.0, 1.5)
+SUM_SCALES = (0.1, 0.2, 0.3, 0.45)  # in lengths of the sum of all tasks
+NEGATION_SCALES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
 FEW_SHOT_GRID = (-0.5, 0.0, 0.25, 0.5, 1.0)
 BESIDE = ("bfloat16", "int8", "int4", "tsv 1/4", "tsv 1/8 int8")
+PARTS = ("arrival", "few_shot", "compression", "certificates")
 CONSTANTS = ("tight", "secant", "curvature")
 ROUNDING = 1e-4  # nats, of losses in float32
 
@@ -94,11 +95,11 @@ class Study:
         """base − scale × direction: the target forgotten as far as the control allows."""
         control = self._control(target) or ""
         two = (target, control)
-        val = [self.points.at(times(direction, -s), "val", two) for s in NEGATION_SCALES]
+        val = [self.points.at(times(direction, -s), "negation val", two) for s in NEGATION_SCALES]
         targets, controls = ([v[t]["accuracy"] for v in val] for t in two)
         scale = choose_negation(NEGATION_SCALES, targets, controls)
-        after = self.points.at(times(direction, -scale), "test", two)
-        before = self.points.at({}, "test", two)
+        after = self.points.at(times(direction, -scale), "negation test", two)
+        before = self.points.at({}, "negation test", two)
         seen = [control] if where["basis"] != "all" else [t for t in self.tasks if t != target]
         about = {"kind": "negation", "target": target, "scale": scale or 1.0, "seen": seen, **where}
         self.certified.append((about, times(direction, -(scale or 1.0))))
@@ -108,7 +109,10 @@ class Study:
             for when in rows
             for who, t in zip(("target", "control"), two, strict=True)
         }
-        return {"target": target, "control": control, "scale": scale, **told}
+        grid = [
+            {"scale": s, "target": v[target], "control": v[control]} for s, v in zip(NEGATION_SCALES, val, strict=True)
+        ]
+        return {"target": target, "control": control, "scale": scale, **told, "texts": after[target]["n"], "grid": grid}
 
     def singles(self, basis: tv.Basis, label: str) -> dict[str, Any]:
         """Each task from the basis."""
@@ -271,19 +275,23 @@ def held(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return out
 
 
-def study(points: Points, few: Mapping[str, int], targets: int, products: int) -> dict[str, Any]:
-    """All of it."""
+def study(
+    points: Points, few: Mapping[str, int], targets: int, products: int, parts: Collection[str] = PARTS
+) -> dict[str, Any]:
+    """Addition, negation and single tasks, and the parts beside them."""
     s = Study(points, targets, few)
     count, out = len(s.tasks), dict[str, Any]()
     exact = {"basis": "all"}
     out["all"] = {"addition": s.addition(s.whole, exact)}
     out["all"]["negation"] = [s.negation(t, {t: 1.0}, exact) for t in s.targets]
-    out["all"]["few_shot"] = s.few_shots("", count - 1, s.targets[0])
-    out["bases"] = [_base(s, label, size) for size in (count // 2, max(1, count // 4)) for label in SOLVERS]
-    out["compression"] = [s.compressed(label) for label in BESIDE]
-    constants = s.constants(products)
-    rows = s.certificates(constants)
-    out |= {"constants": constants, "certificates": rows, "held": held(rows)}
+    if "few_shot" in parts:
+        out["all"]["few_shot"] = s.few_shots("", count - 1, s.targets[0])
+    out["bases"] = [_base(s, label, size, parts) for size in (count // 2, max(1, count // 4)) for label in SOLVERS]
+    out["compression"] = [s.compressed(label) for label in BESIDE if "compression" in parts]
+    if "certificates" in parts:
+        constants = s.constants(products)
+        rows = s.certificates(constants)
+        out |= {"constants": constants, "certificates": rows, "held": held(rows)}
     zero, own = points.at({}, "test"), s.single["test"]
     about = {"largest_cosine": certificate(s.gram).largest_cosine, "gram": s.gram.matrix.tolist()}
     fp32 = {"vector_bytes": points.moved_bytes()}
@@ -291,7 +299,7 @@ def study(points: Points, few: Mapping[str, int], targets: int, products: int) -
     return {**points.tuned.about(), **about, **fp32, **means, "limits": points.limits, "few": dict(few), **out}
 
 
-def _base(s: Study, label: str, size: int) -> dict[str, Any]:
+def _base(s: Study, label: str, size: int, parts: Collection[str]) -> dict[str, Any]:
     """One solver at one size."""
     basis, told = s.fit(label, size, s.tasks), f"{label} {size}"
     print(told, flush=True)
@@ -299,9 +307,15 @@ def _base(s: Study, label: str, size: int) -> dict[str, Any]:
     row["addition"] = s.addition(s.total(basis, told), {"basis": told})
     row["negation"] = [s.negation(t, s.points.of(basis.recover(t), told), {"basis": told}) for t in s.targets]
     row["single"] = s.singles(basis, told)
-    row["arrival"] = s.arrival(label, size, row["addition"])
-    row["few_shot"] = s.few_shots(label, size, s.targets[0])
+    if "arrival" in parts:
+        row["arrival"] = s.arrival(label, size, row["addition"])
+    if "few_shot" in parts:
+        row["few_shot"] = s.few_shots(label, size, s.targets[0])
     return row
+
+
+def _percent(row: Mapping[str, Any], part: str, name: str, of: float = 1.0) -> str:
+    return f"{row[part][name] / of:.0%}" if part in row else ""
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -314,7 +328,7 @@ def table(found: Mapping[str, Any]) -> str:
         return " / ".join(f"{row['target_after']:.0%}" for row in rows)
 
     count, exact = len(found["gram"]), found["all"]
-    few = f"{exact['few_shot']['after']:.0%}"
+    few = _percent(exact, "few_shot", "after")
     cells = [
         f"all {count}",
         f"{count * megabytes:.0f}",
@@ -329,14 +343,15 @@ def table(found: Mapping[str, Any]) -> str:
     for row in found["bases"]:
         errors = row["errors"].values()
         spread = f"{min(errors):.2f} … {max(errors):.2f}"
-        scores = [row["single"]["normalized"], row["addition"]["mean"] / whole, row["arrival"]["mean"] / whole]
+        scores = [row["single"]["normalized"], row["addition"]["mean"] / whole]
         cells = [
             f"{row['size']} {row['solver']}",
             f"{row['size'] * megabytes:.0f}",
             spread,
             *(f"{x:.0%}" for x in scores),
+            _percent(row, "arrival", "mean", whole),
         ]
-        cells += [left(row["negation"]), f"{row['few_shot']['after']:.0%}"]
+        cells += [left(row["negation"]), _percent(row, "few_shot", "after")]
         lines.append("| " + " | ".join(cells) + " |")
     for row in found["compression"]:
         cells = [f"{count} {row['name']}", f"{row['bytes'] / 1e6:.0f}", "", f"{row['normalized']:.1%}", "", "", "", ""]
@@ -353,6 +368,8 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=32, help="validation texts a task")
     parser.add_argument("--test", type=int, default=64, help="test texts a task")
     parser.add_argument("--shots", type=int, default=2, help="examples a class of the task that is left out")
+    parser.add_argument("--negation", type=int, default=80, help="texts of a split on which negations are scored")
+    parser.add_argument("--parts", default=",".join(PARTS), help="what to measure beside addition, negation and single")
     parser.add_argument("--targets", type=int, default=2, help="tasks that are negated")
     parser.add_argument("--products", type=int, default=5, help="Hessian products a task")
     given = parser.parse_args()
@@ -362,11 +379,13 @@ def main() -> None:
         vectors = {t: tuned.vectors[t] for t in suite.names()}
         tuned, name = replace(tuned, suite=suite, vectors=vectors), f"{name}-first{given.first}"
     memo = Memo(_measure.WORK / name)
-    points = Points(tuned, memo, {"val": given.val, "test": given.test})
-    found = study(points, {"shots": given.shots, "sweeps": 1}, given.targets, given.products)
+    wide = {"negation val": given.negation, "negation test": given.negation}
+    points = Points(tuned, memo, {"val": given.val, "test": given.test, **wide})
+    few = {"shots": given.shots, "sweeps": 1}
+    found = study(points, few, given.targets, given.products, set(given.parts.split(",")))
     _measure.write(name, found)
     print(table(found))
-    print(found["held"])
+    print(found.get("held", ""))
 
 
 if __name__ == "__main__":

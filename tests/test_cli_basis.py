@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import taskvec as tv
 from cli_cases import call, called_json, folder, refused, tensors
 
 NAMES = ("math", "code", "chat", "toxic")
@@ -167,3 +168,38 @@ def test_a_task_of_norm_zero_has_no_relative_error(here: Path) -> None:
     assert "the task is 0" in call("store", "show", "library", "still").stdout
     assert called_json("store", "show", "library", "still")["error"]["total"] is None
     assert "relative error of inf" in refused("apply", "base", "-still", "-o", "out", "--store", "library")
+
+
+def test_no_way_of_subtracting_gets_around_the_refusal(here: Path) -> None:
+    call("basis", "fit", "library", "--size", "1", "--drop", "-q")
+    table = called_json("basis", "show", "library")["tasks"]
+    worst = max(table, key=lambda t: t["error"])
+    number = f"'{worst['name']}' comes back from the basis with a relative error of {worst['error']:.2f}"
+    other = next(t["name"] for t in table if t["name"] != worst["name"])
+    for name in NAMES:
+        (here / name).rename(here / f"tuned-{name}")  # else a name means two things
+    base = ("--base", "base", "--store", "library", "--method", "task_arithmetic")
+    negative = ("--set", "coefficients=[1, -0.5]")
+    for command in (("merge", "-o", "out"), ("plan",)):
+        assert number in refused(*command, other, worst["name"], *base, *negative)
+        assert number in refused(*command, worst["name"], *base, "--scale", "-1")
+    assert not Path("out").exists()
+    call("merge", "-o", "out", other, worst["name"], *base)
+    call("merge", "-o", "out", other, worst["name"], *base, *negative, "--force")
+    call("merge", "-o", "twice", worst["name"], *base, "--set", "coefficients=-1", "--scale", "-1")
+
+
+def test_a_store_guards_expressions_in_python(here: Path) -> None:
+    from taskvec.errors import ParameterError
+    from taskvec.expression import evaluate
+
+    call("basis", "fit", "library", "--size", "1", "--drop", "-q")
+    store = tv.Store.open("library")
+    worst = max(store.names(), key=store.error)
+    other = next(n for n in store.names() if n != worst)
+    with pytest.raises(ParameterError, match=f"{store.error(worst):.2f}"):
+        evaluate(f"{other} - 0.1 * {worst}", store)
+    evaluate(f"{other} - {worst} + 2 * {worst}", store)
+    forced = evaluate(f"{other} - {worst}", store, force=True)
+    name = forced.names()[0]
+    assert torch.allclose(forced[name], (store[other] - store[worst])[name])

@@ -9,13 +9,22 @@ import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 from taskvec._caret import under
 from taskvec._expression_parser import Parser, fail
 from taskvec._expression_tree import Name, Node, Scaled, coefficients_of, collect_names
 from taskvec.errors import SpaceError, UnknownName
 from taskvec.vector import TaskVector
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A lookup that knows which of its vectors must not be subtracted, such as a `Store`."""
+
+    def check_negation(self, name: str, *, force: bool = False) -> None:
+        """Raise where `name` must not be subtracted, unless forced."""
+
 
 Lookup = Mapping[str, TaskVector] | Callable[[str], TaskVector]
 
@@ -61,18 +70,25 @@ def parse(text: str) -> Expression:
     return expression
 
 
-def evaluate(expression: Expression | str, lookup: Lookup) -> TaskVector:
+def evaluate(expression: Expression | str, lookup: Lookup, *, force: bool = False) -> TaskVector:
     """The task vector that the expression describes, lazily; `lookup` gives the vector of a name.
+
+    A store refuses to have a task subtracted that its basis gives back too badly; `force` insists.
 
     Raises:
         ExpressionError: a string that does not parse.
         UnknownName: a name that `lookup` does not have; the nearest is suggested.
         SpaceError: a name that stands for something else than a task vector.
         SchemaError: vectors of different models or bases.
+        ParameterError: a vector in the negative that its store refuses, with its error.
     """
     if isinstance(expression, str):
         expression = parse(expression)
     vectors = {name: _look_up(name, column, expression.text, lookup) for name, column in expression.columns().items()}
+    guard: object = lookup
+    if isinstance(guard, Guarded):
+        for name in (n for n, c in expression.coefficients().items() if c < 0.0):
+            guard.check_negation(name, force=force)
     return _value(expression.tree, vectors)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, final
 
 from taskvec.checkpoint.kinds import what_is
 from taskvec.errors import SpaceError
 
 if TYPE_CHECKING:
     from taskvec.checkpoint.checkpoint import Checkpoint
-    from taskvec.expression import Expression
+    from taskvec.store import Store
     from taskvec.vector import TaskVector
 
 
@@ -33,54 +34,58 @@ def vector_of(text: str, base: Checkpoint) -> TaskVector:
     return TaskVector.open(path, base=base)
 
 
-def lookup(base: Checkpoint, paths: Mapping[str, str], library: str | None) -> Callable[[str], TaskVector]:
-    """What a name in an expression means: those of --vectors, then of the store, then files.
+@final
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a name in an expression means: one of `paths` (--vectors), then of the store, then a file.
 
-    Raises:
-        StoreError: no such store. The function raises UnknownName.
+    `rebase` takes vectors that were cut from another base, too.
     """
-    from taskvec.errors import UnknownName
-    from taskvec.vector import TaskVector
 
-    store = _open(library) if library is not None else None
-    stored = store.names() if store is not None else []
+    base: Checkpoint
+    paths: Mapping[str, str]
+    store: Store | None
+    rebase: bool
 
-    def find(name: str) -> TaskVector:
-        if name in paths:
-            return vector_of(paths[name], base)
-        if store is not None and name in stored:
-            vector: TaskVector = store[name]
-            return vector
+    @classmethod
+    def of(cls, base: Checkpoint, paths: Mapping[str, str], library: str | None, *, rebase: bool = False) -> Names:
+        """The names of --vectors and of the store at `library`.
+
+        Raises:
+            StoreError: no such store.
+        """
+        from taskvec.store import Store
+
+        return cls(base, paths, None if library is None else Store.open(library), rebase)
+
+    def __call__(self, name: str) -> TaskVector:
+        """The vector `name`.
+
+        Raises:
+            UnknownName: there is none.
+        """
+        found = self._found(name)
+        return found.rebased() if self.rebase else found
+
+    def check_negation(self, name: str, *, force: bool = False) -> None:
+        """Refuse what the store refuses to have subtracted."""
+        if self.store is not None and name not in self.paths:
+            self.store.check_negation(name, force=force)
+
+    def _found(self, name: str) -> TaskVector:
+        from taskvec.errors import UnknownName
+        from taskvec.vector import TaskVector
+
+        if name in self.paths:
+            return vector_of(self.paths[name], self.base)
+        if self.store is not None and name in self.store:
+            return self.store[name]
         if name.endswith(".safetensors") and Path(name).exists():
-            return TaskVector.open(name, base=base)
+            return TaskVector.open(name, base=self.base)
+        stored = self.store.names() if self.store is not None else []
         fact = f"no task vector named '{name}'."
         if "/" in name or name.endswith(".safetensors"):
             raise UnknownName(fact, "check the path.")
-        if not paths and not stored:
+        if not self.paths and not stored:
             raise UnknownName(fact, f"say what it is: --vectors {name}=PATH, or --store LIBRARY.")
-        raise UnknownName.among(fact, name, [*paths, *stored])
-
-    return find
-
-
-def _open(library: str) -> Any:
-    from taskvec.store import Store
-
-    return Store.open(library)
-
-
-def check_negations(expression: Expression, paths: Mapping[str, str], library: str | None, *, force: bool) -> None:
-    """Refuse to subtract a task that comes back from the basis of a store as something else.
-
-    Raises:
-        ParameterError: naming the task and its error (unless forced).
-    """
-    negated = [n for n, c in expression.coefficients().items() if c < 0.0 and n not in paths]
-    if library is None or not negated:
-        return
-    from taskvec.basis.basis import check_negation
-
-    store = _open(library)
-    for name in negated:
-        if name in store and store.is_recovered(name):
-            check_negation(name, store.error(name), force=force)
+        raise UnknownName.among(fact, name, [*self.paths, *stored])

@@ -48,15 +48,13 @@ def apply(
     """
     from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.cli._progress import Working, partial_of
-    from taskvec.cli._vector_argument import check_negations, lookup
+    from taskvec.cli._vector_argument import Names
     from taskvec.expression import evaluate, parse
 
     expression = parse(text.strip())
     paths = options.named("--vectors", vectors)
     point = Checkpoint.open(base)
-    find = lookup(point, paths, store)
-    check_negations(expression, paths, store, force=force)
-    vector = evaluate(expression, (lambda name: find(name).rebased()) if rebase else find)
+    vector = evaluate(expression, Names.of(point, paths, store, rebase=rebase), force=force)
     kept = partial_of(output)
     with Working("writing", f"'{output}'", kept=kept, quiet=quiet or as_json, last="hashing the base") as working:
         (point + vector).save(

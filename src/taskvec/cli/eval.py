@@ -44,6 +44,7 @@ def evaluate(
     ] = None,
     store: Annotated[str | None, typer.Option("--store", metavar="LIBRARY", help="Where other names are.")] = None,
     threads: options.Threads = None,
+    force: Annotated[bool, options.flag("--force", text="Subtract tasks that a basis gives back badly, too.")] = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
@@ -61,7 +62,7 @@ def evaluate(
     suite = suites.opened(name, data=data, base=base, tasks=tasks)
     source = folder_of(suite.base)
     point = Checkpoint.open(source)
-    model = _meaning(text.strip(), point, options.named("--vectors", vectors), store)
+    model = _meaning(text.strip(), point, options.named("--vectors", vectors), store, force=force)
     encoder = encoder_of(suite, source)
     with Working("evaluating", "the scores", kept=None, quiet=quiet or as_json):
         inputs = prepare(encoder, suite, split=split, limit=limit, heads=heads_of(suite, base=encoder))
@@ -72,15 +73,17 @@ def evaluate(
         show(*_parts(text.strip(), found))
 
 
-def _meaning(text: str, base: Checkpoint, paths: Mapping[str, str], store: str | None) -> Checkpoint | TaskVector:
+def _meaning(
+    text: str, base: Checkpoint, paths: Mapping[str, str], store: str | None, *, force: bool
+) -> Checkpoint | TaskVector:
     """A model stays a point; a vector, an adapter and an expression are displacements from the base."""
     from taskvec.checkpoint.checkpoint import Checkpoint
     from taskvec.checkpoint.kinds import what_is
-    from taskvec.cli._vector_argument import lookup, vector_of
+    from taskvec.cli._vector_argument import Names, vector_of
     from taskvec.expression import evaluate, parse
 
     if paths or store is not None or "`" in text or "*" in text:
-        return evaluate(parse(text), lookup(base, paths, store))
+        return evaluate(parse(text), Names.of(base, paths, store), force=force)
     kind, _ = what_is(text)
     return Checkpoint.open(text) if kind == "checkpoint" else vector_of(text, base)
 

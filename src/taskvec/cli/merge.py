@@ -44,7 +44,7 @@ def _written(recipe: "Recipe", output: Path, options: "Mapping[str, Any]", *, qu
 
     kept = partial_of(output)
     with Working("merging", f"'{output}'", kept=kept, quiet=quiet, last="hashing the inputs") as working:
-        merged = recipe.build(threads=options["threads"])
+        merged = recipe.build(threads=options["threads"], force=options["force"])
         recipe.write(merged, output, progress=working, **options)
     return notes_of(merged)
 

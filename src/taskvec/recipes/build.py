@@ -28,6 +28,7 @@ from taskvec.vector import TaskVector
 
 if TYPE_CHECKING:
     from taskvec.recipes.recipe import Recipe
+    from taskvec.store import Store
 
 _SHARED = ("dialect", "seed", "scale")  # fields of a recipe that some methods have as parameters
 Inputs = Mapping[str, TaskVector] | Mapping[str, Checkpoint]
@@ -59,8 +60,10 @@ class Prepared:
         return isinstance(next(iter(self.inputs.values())), Checkpoint)
 
 
-def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
+def prepare(recipe: Recipe, *, threads: int | None = None, force: bool = False) -> Prepared:
     """Open what a recipe names and check all that can be checked without reading a tensor.
+
+    `force` subtracts tasks that a store's basis gives back too badly.
 
     Raises:
         ParameterError: something in the recipe that cannot be; with line and column.
@@ -82,6 +85,8 @@ def prepare(recipe: Recipe, *, threads: int | None = None) -> Prepared:
     bound = _bound(recipe, method, given)
     options: Any = {"layout": layout, "threads": threads, "device": recipe.device or CPU}
     scale = None if "scale" in given else _expanded(recipe, ("scale",), recipe.scale, names)
+    if sources.store is not None and not force:
+        _check_negations(recipe, sources.store, names, bound, scale)
     if points:
         result = merge(method, inputs, base=None if method.base == "none" else sources.base, **options, **given)
     else:
@@ -229,6 +234,24 @@ def _bound(recipe: Recipe, method: MergeMethod, given: Mapping[str, Any]) -> Bou
     except ParameterError as error:
         raise recipe.refusal(where, error.fact, error.fix) from error
     return bound
+
+
+def _check_negations(
+    recipe: Recipe, store: Store, names: Sequence[str], bound: Bound, scale: float | PerTensor | None
+) -> None:
+    """Refuse a negative share of what the store refuses to have subtracted."""
+    recovered = [(i, source) for i, source in enumerate(recipe.inputs.values()) if store.is_recovered(source)]
+    for name in names if recovered else ():
+        given = bound.at(name)
+        factor = given.get("scale", scale.at(name) if isinstance(scale, PerTensor) else scale)
+        shares, factors = given.get("coefficients", 1.0), 1.0 if factor is None else factor
+        for i, source in recovered:
+            if _of(shares, i) * _of(factors, i) < 0.0:
+                store.check_negation(source)
+
+
+def _of(value: Any, task: int) -> float:
+    return float(value[task] if isinstance(value, tuple | list) else value)
 
 
 def _range(method: MergeMethod, key: str) -> str:

@@ -87,7 +87,7 @@ class Plan:
 
 def plan_of(recipe: Recipe, *, output: str | Path | None, force: bool, threads: int | None) -> Plan:
     """The plan of a recipe; see `Recipe.plan`."""
-    prepared = prepare(recipe, threads=threads)
+    prepared = prepare(recipe, threads=threads, force=force)
     workers = threads or os.cpu_count() or 1
     specs = dict(_output_specs(prepared))
     nbytes = sum(s.nbytes for s in specs.values())

@@ -190,15 +190,17 @@ class Recipe(BaseModel):
     def __hash__(self) -> int:
         return hash(self.to_yaml())
 
-    def build(self, *, threads: int | None = None) -> Checkpoint:
+    def build(self, *, threads: int | None = None, force: bool = False) -> Checkpoint:
         """The merged model, lazily: headers are read and checked now, tensors when they are asked for or written.
+
+        `force` gives a negative coefficient also to a task that the store's basis gives back too badly.
 
         Raises:
             TaskVecError: whatever headers and parameters show cannot work.
         """
         from taskvec.recipes.build import prepare
 
-        return prepare(self, threads=threads).checkpoint
+        return prepare(self, threads=threads, force=force).checkpoint
 
     def plan(
         self,
@@ -224,7 +226,8 @@ class Recipe(BaseModel):
         Raises:
             TaskVecError: see `build` and `Checkpoint.save`.
         """
-        return self.write(self.build(threads=threads), output, threads=threads, **options)
+        merged = self.build(threads=threads, force=options.get("force", False))
+        return self.write(merged, output, threads=threads, **options)
 
     def write(self, merged: Checkpoint, output: str | Path, **options: Any) -> Path:
         """Write what `build` gave; `options` as in `run`.

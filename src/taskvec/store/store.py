@@ -151,6 +151,17 @@ class Store(Mapping[str, TaskVector]):
         manifest = self._disk.read()
         return name not in manifest.vectors and manifest.basis is not None and name in manifest.basis.tasks
 
+    def check_negation(self, name: str, *, force: bool = False) -> None:
+        """Refuse to subtract a task that comes back from the basis as something else; every other name passes.
+
+        Raises:
+            ParameterError: its error is above 0.5 (unless forced), with the number.
+        """
+        if self.is_recovered(name):
+            from taskvec.basis.basis import check_negation
+
+            check_negation(name, self.error(name), force=force)
+
     def has_basis(self) -> bool:
         """Whether there is a basis."""
         return self._disk.read(fresh=True).basis is not None
