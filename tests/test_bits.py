@@ -195,6 +195,30 @@ def test_base_plus_delta_is_summed_in_float64_and_rounded_once(before, after):
     assert bad == np.count_nonzero(~np.isfinite(torch_values(out, po)))
 
 
+@pytest.mark.parametrize("kind", ["normal", "subnormal", "overflow", "halfway", "opposed", "nan"])
+def test_bfloat16_is_displaced_as_any_other_dtype(kind):
+    """Strips with nothing but normal results are computed by another loop than those with others."""
+    dtype, rng = DTYPES["BF16"], np.random.default_rng(11)
+    base = np.tile(all_patterns(dtype), 2)
+    values = torch_values(base, dtype)
+    base, values = base[np.isfinite(values)], values[np.isfinite(values)]
+    if kind == "normal":
+        base, values = (x[(abs(values) > 1e-30) & (abs(values) < 1e30)] for x in (base, values))
+    delta = {
+        "normal": rng.normal(size=base.size) * abs(values) * rng.choice([0.0, 1e-3, 1.0], base.size),
+        "subnormal": -values + rng.normal(size=base.size) * 1e-39,
+        "overflow": values * rng.choice([0.0, 1e-3, 1e3], base.size),
+        "halfway": abs(values) * 2.0**-8 * rng.choice([0.5, 1.0, 1.0 + 2.0**-40, 1.0 - 2.0**-40], base.size),
+        "opposed": -values,
+        "nan": np.where(rng.random(base.size) < 0.001, np.nan, values),
+    }[kind]
+    out, expected = np.empty_like(base), np.empty_like(base)
+    bad = bits.displace(Block(base, dtype), delta, Block(out, dtype))
+    p = bits.parameters(dtype)
+    assert bad == kernels.displace(base, p, delta, expected, p, True)
+    assert np.array_equal(out, expected)
+
+
 @small
 @pytest.mark.parametrize("zero", [0.0, -0.0])
 def test_where_the_delta_is_zero_every_bit_of_the_base_stays_even_of_a_nan(dtype, zero):

@@ -55,5 +55,36 @@ def test_asking_the_command_line_for_help_loads_nothing_heavy():
     assert loaded_after(code) == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "linear --set coefficients=0.5 --dialect mergekit {0} {1}",
+        "slerp --set t=0.3 {0} {1}",
+        "task_arithmetic --set coefficients=0.4 --base {0} {1} {2}",
+        "ties --base {0} {1} {2}",
+        "dare_ties --base {0} {1} {2}",
+        "breadcrumbs_ties --base {0} {1} {2}",
+    ],
+)
+def test_a_merge_by_compiled_loops_loads_no_torch(tmp_path, line):
+    """Loading it takes longer than merging a small model."""
+    import safetensors.torch
+    import torch
+
+    models = [str(tmp_path / f"{i}.safetensors") for i in range(3)]
+    for number, path in enumerate(models):
+        safetensors.torch.save_file({"w": torch.randn(8, 4, generator=torch.Generator().manual_seed(number))}, path)
+    words = [*line.format(*models).split(), "-o", str(tmp_path / "out.safetensors"), "--quiet"]
+    code = (
+        "import contextlib\n"
+        "from taskvec.cli import main\n"
+        f"sys.argv = ['taskvec', 'merge', '--method', *{words!r}]\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    main()"
+    )
+    assert "torch" not in loaded_after(code)
+    assert (tmp_path / "out.safetensors").is_file()
+
+
 def test_the_probe_sees_what_is_loaded():
     assert loaded_after("import numpy") == ["numpy"]

@@ -13,7 +13,7 @@ import oracles
 import taskvec as tv
 from taskvec import methods
 from taskvec.ops import competition_kernels, kernels, thresholds
-from taskvec.ops.gram import column_grams, gram, gram_of, row_grams, unit_of, units
+from taskvec.ops.gram import column_grams, gram_of, products, row_grams, unit_of, units
 from taskvec.testing import evaluate, fit, named
 from taskvec.testing.evaluation import check_close, spaces
 
@@ -118,7 +118,7 @@ def test_a_histogram_is_a_sum_of_histograms():
 def test_gram_matrices_of_tensors_rows_and_columns_are_their_definitions(shape, tasks):
     x = np.random.default_rng(0).normal(size=(tasks, *shape)).astype(np.float32)
     block, stacked = x.reshape(tasks, -1), torch.from_numpy(x)
-    assert gram(block) == pytest.approx(gram_of(stacked, "tensor").numpy(), rel=1e-12)
+    assert products(block) == pytest.approx(gram_of(stacked, "tensor").numpy(), rel=1e-12)
     assert row_grams(block, shape) == pytest.approx(gram_of(stacked, "row").numpy(), rel=1e-12)
     assert column_grams(block, shape) == pytest.approx(gram_of(stacked, "column").numpy(), rel=1e-12)
 

@@ -508,3 +508,44 @@ def test_a_store_keeps_tsv_vectors_with_their_error(tmp_path: Path) -> None:
     assert row.of_float32 < 0.5
     assert store.verify().ok
     assert torch.allclose((base + store["math"])["bias"], tuned["bias"])
+
+
+# --- the routes of the decomposition, which begin beyond 64 rows and columns ---
+
+
+@pytest.mark.parametrize("power", [0.6, 1.5])
+@pytest.mark.parametrize("shape", [(160, 120), (100, 300)])
+def test_a_density_keeps_a_certain_share_of_what_the_best_triplets_keep(
+    tmp_path: Path, power: float, shape: tuple[int, int]
+) -> None:
+    vector = vector_of({"w": decaying(*shape, power=power, seed=5).float()})
+    squares = torch.linalg.svdvals(vector["w"].double()).square()
+    k = min(shape) // 8
+    best, whole = float(squares[:k].sum()), float(squares.sum())
+    found = {e: saved(tmp_path, vector, f"{e}", density=0.125, exact=e) for e in (False, True)}
+    for exact, share in ((False, 0.999), (True, 1.0 - 1e-9)):
+        kept_ = whole - lost(vector, found[exact], "w") ** 2
+        assert best * (1.0 + 1e-6) >= kept_ >= share * best
+        assert nbytes(found[exact], "w") == k * (sum(shape) + 1) * 4
+        stated = leaf_of(found[exact]).error()["w"] * math.sqrt(whole)
+        assert stated == pytest.approx(lost(vector, found[exact], "w"), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-34, 1e-31, 1.0, 1e37])
+def test_float32_deltas_of_any_magnitude_are_decomposed(tmp_path: Path, scale: float) -> None:
+    tensors = {"w": (decaying(90, 80, power=1.0, seed=7) * scale).float()}
+    again = saved(tmp_path, vector_of(tensors), density=0.25)
+    exact = tensors["w"].double()
+    dropped = math.sqrt(float(torch.linalg.svdvals(exact)[20:].square().sum()))
+    norm = float(exact.norm())
+    assert lost(vector_of(tensors), again, "w") == pytest.approx(dropped, rel=1e-4, abs=1e-6 * norm)
+    assert leaf_of(again).error()["w"] == pytest.approx(lost(vector_of(tensors), again, "w") / norm, rel=1e-4)
+
+
+def test_the_same_bytes_on_any_number_of_threads(tmp_path: Path) -> None:
+    vector = vector_of({f"{i}": decaying(200, 130, power=p, seed=i).float() for i, p in enumerate((0.4, 1.0, 2.0))})
+    one, three = (
+        vector.save(tmp_path / f"{threads}.tv.safetensors", codec="tsv", threads=threads).read_bytes()
+        for threads in (1, 3)
+    )
+    assert one == three

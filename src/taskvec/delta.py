@@ -130,6 +130,7 @@ class Difference(AbstractDelta):
         self.base = base.fingerprints
         self.specs = {n: s for n, s in self.tuned.specs.items() if s.dtype.moves}
         self._checked = False
+        self._zero: dict[str, bool] = {}
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """See the base class."""
@@ -150,6 +151,12 @@ class Difference(AbstractDelta):
 
     def is_zero(self, name: str) -> bool:
         """True when both models read the very same bytes of one file."""
+        known = self._zero.get(name)
+        if known is None:
+            known = self._zero[name] = self._is_same(name)
+        return known
+
+    def _is_same(self, name: str) -> bool:
         identity = self.tuned.source.identity(name) if name in self.specs else None
         return name not in self.specs or (identity is not None and identity == self.origin.source.identity(name))
 

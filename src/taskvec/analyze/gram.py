@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from taskvec.analyze._analysis import Row, Tables, analysis, pairs
 from taskvec.errors import NonFiniteError
-from taskvec.ops import kernels
+from taskvec.ops.gram import products
 
 Floats = npt.NDArray[np.float64]
 
@@ -68,6 +68,4 @@ def gram(block: Floats) -> Floats:
 
     A vector that is 0 has no cosine.
     """
-    out = np.zeros((len(block), len(block)))
-    kernels.gram(block, out)
-    return out
+    return products(block)

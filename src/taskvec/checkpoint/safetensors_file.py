@@ -136,7 +136,7 @@ def _entry(path: Path, name: str, value: Any, begin: int) -> Entry:
 class SafetensorsFile:
     """A mapped safetensors file; opening reads the header only, the map is made at the first tensor."""
 
-    __slots__ = ("_buffer", "_lock", "_stat", "header", "metadata", "path", "specs", "ties")
+    __slots__ = ("_buffer", "_lock", "_stat", "_views", "header", "metadata", "path", "specs", "ties")
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -147,19 +147,35 @@ class SafetensorsFile:
         # The official `save_model` drops all but one of the tied names and writes "dropped name": "kept name" here.
         self.ties = {n: kept for n, kept in self.metadata.items() if kept in self.specs and n not in self.specs}
         self._buffer: Any = None
+        self._views: dict[str, Bits | None] = {}  # whole tensors; None where one is misaligned
         self._lock = threading.Lock()
 
     def bits(self, name: str, start: int, stop: int) -> Bits:
         """Entries [start, stop) of the flattened tensor `name`, without a copy (a copy where it is misaligned)."""
+        if name not in self._views:
+            self._views[name] = self._view(name)
+        view = self._views[name]
+        return self._copy(name, start, stop) if view is None else view[start:stop]
+
+    def _view(self, name: str) -> Bits | None:
         import numpy as np
 
         entry = self.header.entries[name]
         kind = unit_bits(entry.spec.dtype)
-        if start == stop:
+        if entry.begin == entry.end:
             return np.empty(0, kind)
+        if entry.begin % kind.itemsize:
+            return None
+        view: Bits = np.frombuffer(self._map(), kind, (entry.end - entry.begin) // kind.itemsize, entry.begin)
+        return view
+
+    def _copy(self, name: str, start: int, stop: int) -> Bits:
+        import numpy as np
+
+        entry = self.header.entries[name]
+        kind = unit_bits(entry.spec.dtype)
         at = entry.begin + start * kind.itemsize
-        view = np.frombuffer(self._map(), np.uint8, (stop - start) * kind.itemsize, at)
-        return view.view(kind) if at % kind.itemsize == 0 else view.copy().view(kind)
+        return np.frombuffer(self._map(), np.uint8, (stop - start) * kind.itemsize, at).copy().view(kind)
 
     def identity(self, name: str) -> tuple[object, ...]:
         """Equal tuples mean equal bytes: the file's inode, size and times, and the tensor's offset."""

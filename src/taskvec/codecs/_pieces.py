@@ -19,20 +19,27 @@ if TYPE_CHECKING:
     from taskvec.ops.bits import Floats
     from taskvec.ops.triplets import Triplets
 
+SMALLEST = 1e-30  # of the largest entry of a matrix, whose others then have all their digits in float32
 LARGEST = 3e38  # of an entry and of a singular value, which is stored in float32
 
 
 class Piece(Protocol):
     """One matrix (m, n): a whole tensor, or one part of a split one."""
 
-    def triplets(self, rank: int | None) -> Triplets:
-        """Its `rank` largest singular triplets; None: all."""
+    def triplets(self, rank: int, *, optimal: float = 1.0) -> Triplets:
+        """Its `rank` largest singular triplets, fewer where it has fewer.
+
+        Below 1, `optimal` is the share of what they keep of the squared norm that will do.
+        """
 
     def spectrum(self) -> torch.Tensor:
         """Its singular values in descending order, float64."""
 
     def project(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """uᵀ · matrix · v for each column of u (m, k) and v (n, k), float64."""
+
+    def norm(self) -> float:
+        """The Frobenius norm."""
 
 
 @final
@@ -42,7 +49,7 @@ class ThinProduct(Piece):
     def __init__(self, left: torch.Tensor, right: torch.Tensor) -> None:
         self._left, self._right = left, right
 
-    def triplets(self, rank: int | None) -> Triplets:
+    def triplets(self, rank: int, *, optimal: float = 1.0) -> Triplets:
         """See the base class; a product of rank K has no more than K."""
         from taskvec.ops.factored import recompressed
 
@@ -50,11 +57,19 @@ class ThinProduct(Piece):
 
     def spectrum(self) -> torch.Tensor:
         """See the base class."""
-        return self.triplets(None).s
+        from taskvec.ops.factored import recompressed
+
+        return recompressed(self._left, self._right).s
 
     def project(self, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """See the base class."""
         return ((u.T @ self._left) * (self._right @ v).T).sum(1)
+
+    def norm(self) -> float:
+        """See the base class."""
+        from taskvec.ops.factored import norm
+
+        return norm(self._left, self._right)
 
 
 @final
@@ -64,12 +79,12 @@ class DenseMatrix(Piece):
     def __init__(self, matrix: torch.Tensor, exponent: int) -> None:
         self._matrix, self._scale = matrix, math.ldexp(1.0, exponent)
 
-    def triplets(self, rank: int | None) -> Triplets:
-        """See the base class; the decomposition works in float32."""
-        from taskvec.ops.spectral import decompose
+    def triplets(self, rank: int, *, optimal: float = 1.0) -> Triplets:
+        """See the base class; by the cheapest route that is accurate enough."""
+        from taskvec.ops.spectral import leading
         from taskvec.ops.triplets import Triplets
 
-        found = decompose(self._matrix, rank)
+        found = leading(self._matrix, rank, energy=optimal).triplets
         return Triplets(found.u.double(), found.s.double() * self._scale, found.v.double())
 
     def spectrum(self) -> torch.Tensor:
@@ -86,6 +101,12 @@ class DenseMatrix(Piece):
         for at in range(0, u.shape[0], rows):
             total += (u[at : at + rows] * (self._matrix[at : at + rows].double() @ v)).sum(0)
         return total * self._scale
+
+    def norm(self) -> float:
+        """See the base class."""
+        import torch
+
+        return float(torch.linalg.vector_norm(self._matrix, dtype=torch.float64)) * self._scale
 
 
 def rows_of(vector: TaskVector, name: str, poll: Poll) -> Iterator[tuple[int, Floats]]:
@@ -130,8 +151,8 @@ def thin_factors(vector: TaskVector, name: str) -> Factors | None:
 def pieces_of(vector: TaskVector, name: str, split: Split | None, poll: Poll) -> Sequence[Piece]:
     """The matrices of one tensor, in order; none where its delta is 0.
 
-    A dense delta is read twice, for its largest magnitude and for its values in float32 divided by that power of two,
-    so that 1e-200 and 1e200 decompose like 1.
+    A dense delta is read in float32. What has no magnitude for that is read twice more, for the power of two of its
+    largest entry and for its values divided by that, so that 1e-200 and 1e200 decompose like 1.
 
     Raises:
         NonFiniteError: NaN or Inf in the delta.
@@ -159,6 +180,9 @@ def _read(vector: TaskVector, name: str, shape: tuple[int, int], poll: Poll) -> 
     import numpy as np
     import torch
 
+    found = _narrow(vector, name, shape, poll)
+    if found is not None:
+        return found, 0
     largest = max((float(np.max(np.abs(rows), initial=0.0)) for _, rows in rows_of(vector, name, poll)), default=0.0)
     if largest == 0.0:
         return torch.empty(0), None
@@ -172,3 +196,21 @@ def _read(vector: TaskVector, name: str, shape: tuple[int, int], poll: Poll) -> 
     for first, rows in rows_of(vector, name, poll):
         matrix[first : first + len(rows)] = np.ldexp(rows, -exponent)
     return torch.from_numpy(matrix), exponent
+
+
+def _narrow(vector: TaskVector, name: str, shape: tuple[int, int], poll: Poll) -> torch.Tensor | None:
+    """A delta in float32, where that rounds it once and it has neither NaN nor magnitudes that need care."""
+    import numpy as np
+    import torch
+
+    leaf = vector.single()
+    if leaf is None or vector.specs[name].dtype.code == "F64":
+        return None
+    values = np.empty(math.prod(shape), np.float32)
+    for start in range(0, values.size, CHUNK):
+        poll()
+        if leaf.read32(values[start : start + CHUNK], name, start):
+            return None
+    matrix = torch.from_numpy(values).reshape(shape)
+    largest = max(abs(float(x)) for x in matrix.aminmax()) if values.size else 0.0
+    return matrix if SMALLEST < largest <= LARGEST else None

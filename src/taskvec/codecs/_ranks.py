@@ -34,31 +34,30 @@ def rank_at(shape: Shape, density: float) -> int:
 @final
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """How many triplets of each matrix of one tensor are kept; called with them."""
+    """How many triplets of each matrix of one tensor are kept; called with them.
+
+    `optimal` is the share of what the best ones keep that will do at a density.
+    """
 
     shape: Shape
     density: float | None
     energy: float | None
     ranks: Sequence[int] | None
+    optimal: float = 1.0
 
     def __call__(self, pieces: Sequence[Piece]) -> Sequence[Triplets] | None:
         if self.density is not None:
             rank = rank_at(self.shape, self.density)
-            return [piece.triplets(rank) for piece in pieces] if rank else None
-        if self.energy is None:
-            ranks = self.ranks
-            return None if ranks is None else [p.triplets(r) for p, r in zip(pieces, ranks, strict=True)]
-        return self._by_energy(pieces, self.energy)
+            return [piece.triplets(rank, optimal=self.optimal) for piece in pieces] if rank else None
+        ranks = self.ranks if self.energy is None else self._by_energy(pieces, self.energy)
+        return None if ranks is None else [p.triplets(r) for p, r in zip(pieces, ranks, strict=True)]
 
-    def _by_energy(self, pieces: Sequence[Piece], energy: float) -> Sequence[Triplets] | None:
+    def _by_energy(self, pieces: Sequence[Piece], energy: float) -> Sequence[int] | None:
         from taskvec.ops.allocation import kept
 
-        whole = [piece.triplets(None) for piece in pieces]
-        energies, owners = _merged([t.s.numpy() for t in whole])
+        energies, owners = _merged([piece.spectrum().numpy() for piece in pieces])
         count = kept(energies, energy)
-        if self.shape.nbytes(count) >= self.shape.whole:
-            return None
-        return [t.top(r) for t, r in zip(whole, _shares(owners, count, len(whole)), strict=True)]
+        return _shares(owners, count, len(pieces)) if self.shape.nbytes(count) < self.shape.whole else None
 
 
 def _merged(spectra: Sequence[Any]) -> tuple[Any, Any]:

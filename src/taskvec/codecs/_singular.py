@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
@@ -14,7 +15,7 @@ from taskvec.codecs._error import RelativeError
 from taskvec.codecs._factored import matrix_shape
 from taskvec.codecs._pieces import LARGEST, Piece, pieces_of, rows_of, thin_factors
 from taskvec.delta import Factors
-from taskvec.errors import FormatError, NonFiniteError
+from taskvec.errors import ConvergenceError, FormatError, NonFiniteError
 from taskvec.ops.dtypes import DTYPES, DType
 from taskvec.ops.threads import one_thread
 from taskvec.vector import TaskVector
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from taskvec.ops.triplets import Triplets
 
 GROUP = 128  # entries of an int8 factor that share a scale
+_CANCELED = 1e-6  # squared relative error below which it is measured entry by entry
 Ranks = Sequence[int]
 
 
@@ -121,13 +123,16 @@ class SingularEncoder(AbstractEncoder):
         if not pieces:
             self.kind, self._fields = "zero", {"error": f"{0.0:.6e}", "norm": f"{0.0:.6e}"}
             return {}
-        triplets = self._choose(pieces)
+        try:
+            triplets = self._choose(pieces)
+        except ConvergenceError as failed:
+            where = f"tensor '{self._name}' of {self._vector.describe()}"
+            raise ConvergenceError(f"{where}: {failed.fact}", failed.fix) from failed
         if triplets is None:
             return self._delegate(poll)
         count = sum(t.rank for t in triplets)
         self.kind = "tsv" if count else "zero"
-        factors = self._store(pieces, triplets)
-        error = _error(self._vector, self._name, factors, poll)
+        error = self._store(pieces, triplets, poll)
         self._fields = {"error": error.text(), "norm": f"{error.norm:.6e}"}
         if self.kind == "zero":
             return {}
@@ -143,15 +148,15 @@ class SingularEncoder(AbstractEncoder):
         self.kind, self.exact = self._instead.kind, self._instead.exact
         return parts
 
-    def _store(self, pieces: Sequence[Piece], triplets: Sequence[Triplets]) -> Factors:
-        """Round the factors, fit the scales to the rounded ones, and keep the bytes; returns what they decode to."""
+    def _store(self, pieces: Sequence[Piece], triplets: Sequence[Triplets], poll: Poll) -> RelativeError:
+        """Round the factors, fit the scales to the rounded ones, and keep the bytes; returns what is lost."""
         import numpy as np
         import torch
 
         (ranks, dtype), data = ([t.rank for t in triplets], self._shape.dtype), self._data
         u, v = (torch.cat([getattr(_signed(t), side).T for t in triplets]).contiguous() for side in "uv")
         u, v = (_rounded(side, x, dtype, data) for side, x in (("u", u), ("v", v)))
-        parts = zip(pieces, torch.split(u, ranks), torch.split(v, ranks), strict=True)
+        parts = list(zip(pieces, torch.split(u, ranks), torch.split(v, ranks), strict=True))
         found = torch.cat([piece.project(a.T.contiguous(), b.T.contiguous()) for piece, a, b in parts])
         squares = (u.square().sum(1) * v.square().sum(1)).clamp(min=torch.finfo(torch.float64).tiny)
         s = (found / squares).numpy()
@@ -163,7 +168,12 @@ class SingularEncoder(AbstractEncoder):
         data["s"] = s.astype(np.float32)
         if self._shape.split is not None:
             data["ranks"] = np.array(ranks, np.int32)
-        return self._shape.widened(ranks, u.numpy(), data["s"].astype(np.float64), v.numpy())
+        stored = data["s"].astype(np.float64)
+        error = _by_norms(parts, torch.from_numpy(stored), found)
+        if error is None:
+            factors = self._shape.widened(ranks, u.numpy(), stored, v.numpy())
+            error = _error(self._vector, self._name, factors, poll)
+        return error
 
     def emit(self, write: Write) -> None:
         """See the base class."""
@@ -210,6 +220,27 @@ def _rounded(role: str, x: torch.Tensor, dtype: DType, data: dict[str, np.ndarra
         data[role] = encode(flat, dtype)
         back = decode(Block(data[role], dtype))
     return torch.from_numpy(back).reshape(x.shape)
+
+
+def _by_norms(
+    parts: Sequence[tuple[Piece, torch.Tensor, torch.Tensor]], s: torch.Tensor, found: torch.Tensor
+) -> RelativeError | None:
+    """The error from ‖A‖² - 2 Σ sⱼ uⱼᵀAvⱼ + ‖Σ sⱼ uⱼ vⱼᵀ‖², with `found` = uⱼᵀAvⱼ; None where they nearly cancel."""
+    import torch
+
+    from taskvec.ops.spectral import column_gram
+
+    norm = math.hypot(*(piece.norm() for piece, _, _ in parts))
+    if norm == 0.0:
+        return None
+    ranks, lost = [len(u) for _, u, _ in parts], 1.0
+    for (_, u, v), a, b in zip(parts, torch.split(s / norm, ranks), torch.split(found / norm, ranks), strict=True):
+        lost += float(a @ (column_gram(u.T) * column_gram(v.T)) @ a - 2.0 * (a @ b))
+    if lost < _CANCELED:
+        return None
+    error = RelativeError()
+    error.add_norms(norm, math.sqrt(lost) * norm)
+    return error
 
 
 def _error(vector: TaskVector, name: str, decoded: Factors, poll: Poll) -> RelativeError:

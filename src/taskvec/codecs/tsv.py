@@ -30,6 +30,7 @@ from taskvec.ops.dtypes import DTYPES
 from taskvec.ops.hashing import hash_of
 from taskvec.vector import TaskVector
 
+_OPTIMAL = 0.999  # of the squared norm that the best triplets keep
 _DTYPES = {
     **dict.fromkeys(("float32", "fp32", "F32"), "F32"),
     **dict.fromkeys(("bfloat16", "bf16", "BF16"), "BF16"),
@@ -52,6 +53,9 @@ class Tsv(AbstractCodec):
       the tuned model; distributed over all matrices by squared singular value a byte (water-filling), so that no
       other choice of ranks has a smaller total error but for the last bytes. Matrices may be left out altogether.
 
+    At a density any triplets will do that keep 99.9% of the squared norm that the best ones of that rank keep: where
+    spectra fall fast these are found several times sooner. `exact=true` takes the best ones, as the others do.
+
     Factors are stored in `dtype` (float32, float16, bfloat16 or int8 with one scale for 128 entries), the scales of
     the triplets in float32, fitted to the factors as they are stored. `other`, one of the same, is the dtype of the
     entries of everything else. What is a matrix, and which ones are several in one, says the layout (`layout`:
@@ -67,6 +71,7 @@ class Tsv(AbstractCodec):
     convolutions: str = "other"
     layout: str | Path | None = None
     splits: str | None = None
+    exact: bool = False
     name: ClassVar[str] = "tsv"
     widest: ClassVar[Mapping[str, Any]] = {
         **AbstractCodec.widest,
@@ -123,7 +128,8 @@ class Tsv(AbstractCodec):
         def encoder(name: str) -> AbstractEncoder:
             if name not in shapes:
                 return instead(name)
-            choose = Choice(shapes[name], self.density, self.energy, ranks.get(name))
+            share = 1.0 if self.exact else _OPTIMAL
+            choose = Choice(shapes[name], self.density, self.energy, ranks.get(name), share)
             return SingularEncoder(vector, name, shapes[name], choose=choose, instead=instead(name))
 
         return encoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
@@ -51,7 +52,7 @@ def run_fold(
 
     def finish(key: str | None, total: Any) -> Any:
         bound = fixed if key is None else merging.bound.at(key)
-        with one_thread():
+        with _alone(fold):
             return fold.finish(total, before.get(key, before.get(None)), entries[key], **bound)
 
     states: dict[str | None, Any] = {}
@@ -81,10 +82,15 @@ def _sizes(fold: Fold, shape: tuple[int, ...], entries: int) -> tuple[int, int]:
     return (job if fold.counts else block), job
 
 
+def _alone(fold: Fold) -> contextlib.AbstractContextManager[None]:
+    """What a step runs in: nothing is to be kept on one thread for compiled loops, nor for counts."""
+    return contextlib.nullcontext() if fold.compiled or fold.counts else one_thread()
+
+
 def _statistics(merging: Merging, fold: Fold, before: States, job: FoldJob) -> Iterator[Any]:
     state, bound = before.get(job.name, before.get(None)), merging.bound.at(job.name)
     for at in range(job.start, job.stop, job.size):
         block, base = merging.parts(merging.stack(job.name, at, min(at + job.size, job.stop)))
-        with one_thread():
+        with _alone(fold):
             found = fold.step(block, at=merging.place(job.name, at), state=state, **base, **bound)
         yield found

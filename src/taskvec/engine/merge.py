@@ -194,6 +194,7 @@ class Merged(AbstractDelta):
         cache: Decompositions | None = None,
     ) -> None:
         self.vectors, self.scale = dict(vectors), scale
+        self._zero: dict[str, bool] = {}
         specs: dict[str, TensorSpec] = {}
         for vector in self.vectors.values():
             for name, spec in vector.specs.items():
@@ -234,6 +235,12 @@ class Merged(AbstractDelta):
 
     def is_zero(self, name: str) -> bool:
         """Zero inputs merge to zero under every method that has the law; a scale of 0 makes anything zero."""
+        known = self._zero.get(name)
+        if known is None:
+            known = self._zero[name] = self._merges_to_zero(name)
+        return known
+
+    def _merges_to_zero(self, name: str) -> bool:
         if name not in self.specs or self._scale_at(name) == 0.0:
             return True
         lawful = "zero" in self.merging.method_for(name).laws

@@ -25,8 +25,6 @@ from taskvec.methods._place import Place
 from taskvec.ops.threads import one_thread
 
 if TYPE_CHECKING:
-    import torch
-
     from taskvec.ops.bits import Floats
 
 
@@ -82,6 +80,9 @@ class Merging:
         self.method, self.inputs, self.bound, self.specs = method, dict(inputs), bound, specs
         self._rows = [*([("base", base)] if base is not None else []), *self.inputs.items()]
         self._based = base is not None
+        self._methods: dict[str, MergeMethod] = {}
+        self._together: dict[str, int] = {}
+        self._weights: dict[str, Floats | None] = {}
         self.layout = layout or Layout.of(specs)
         self._runner = LocalRunner(threads)
         self._states: States = {}
@@ -99,7 +100,6 @@ class Merging:
         self._folded = not self._folds
         self._lock = threading.Lock()
         self._blocks: dict[tuple[str, int], _Held] = {}
-        self._weights: dict[str, torch.Tensor | None] = {}
 
     def place(self, name: str, start: int) -> Place:
         """What a method may know of a block."""
@@ -154,7 +154,8 @@ class Merging:
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]` of the flattened tensor, in float64."""
-        self.fold()
+        if not self._folded:
+            self.fold()
         if self.spectra is not None and name in self.spectra:
             self.spectra.add_to(total, coefficient, name, start)
             return
@@ -177,6 +178,12 @@ class Merging:
 
     def _row(self, name: str) -> int:
         """How many entries the method must see together: 1, a slice of the first axis, or the whole tensor."""
+        known = self._together.get(name)
+        if known is None:
+            known = self._together[name] = self._entries_together(name)
+        return known
+
+    def _entries_together(self, name: str) -> int:
         acts_on, spec = self.acts_on(name), self.specs[name]
         if acts_on == "element" or not spec.numel:
             return 1
@@ -201,18 +208,22 @@ class Merging:
                 del self._blocks[name, first]
         return held.merged
 
-    def weights(self, name: str) -> torch.Tensor | None:
+    def weights(self, name: str) -> Floats | None:
         """The coefficients of a linear combination (*unit, task), where the merge of this tensor is one."""
+        if name not in self._weights:
+            self._weights[name] = self._weigh(name)
+        return self._weights[name]
+
+    def _weigh(self, name: str) -> Floats | None:
+        import numpy as np
+
         self.fold()
         method = self.method_for(name)
         if method.weigh is None or not self.specs[name].numel:
             return None
-        with self._lock:
-            if name not in self._weights:
-                known = self._state(name) if method.gram is not None else len(self.inputs)
-                with one_thread():
-                    self._weights[name] = method.weigh(known, **self._bound(method, name))
-            return self._weights[name]
+        known = self._state(name) if method.gram is not None else len(self.inputs)
+        found = method.weigh(known, **self._bound(method, name))
+        return None if found is None else np.asarray(found, np.float64)
 
     def single(self, name: str) -> str | None:
         """The input that the merge of this tensor is, taken once; None where it is no such thing."""
@@ -221,7 +232,7 @@ class Merging:
         taken = [task for task, weight in zip(self.inputs, each, strict=False) if weight != 0.0]
         return taken[0] if len(taken) == 1 and 1.0 in each else None
 
-    def _add_combination(self, weights: torch.Tensor, total: Floats, coefficient: float, name: str, start: int) -> None:
+    def _add_combination(self, weights: Floats, total: Floats, coefficient: float, name: str, start: int) -> None:
         if weights.ndim == 1:
             for weight, source in zip(weights.tolist(), self.inputs.values(), strict=True):
                 if weight != 0.0:
@@ -233,7 +244,7 @@ class Merging:
 
         method = self.method_for(name)
         kind = method.gram(**self._bound(method, name)) if method.gram is not None else None
-        spread = weights.numpy()[unit_of(kind, self.specs[name].shape, start, start + total.size)]
+        spread = weights[unit_of(kind, self.specs[name].shape, start, start + total.size)]
         row = np.empty(total.size)
         for task, source in enumerate(self.inputs.values()):
             row.fill(0.0)
@@ -281,7 +292,10 @@ class Merging:
 
     def method_for(self, name: str) -> MergeMethod:
         """The method itself, or the one it names for tensors that are not matrices."""
-        return self.method.acting(self.layout[name], len(self.inputs))
+        known = self._methods.get(name)
+        if known is None:
+            known = self._methods[name] = self.method.acting(self.layout[name], len(self.inputs))
+        return known
 
     def _bound(self, method: MergeMethod, name: str) -> dict[str, Any]:
         return (self.bound if method is self.method else self._others).at(name)

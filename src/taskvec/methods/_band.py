@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from taskvec.errors import ParameterError
 from taskvec.methods._method import ActsOn, Fold, merge_method
 from taskvec.methods._order import order_folds
 from taskvec.ops.signs import column
 from taskvec.ops.thresholds import kept
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Scope = Literal["tensor", "row"]
 
@@ -76,6 +77,8 @@ def limits(state: Any) -> tuple[Any, Any]:
 
 def band(stacked: Tensor, *, state: Any, density: Any, gamma: float, scope: Scope) -> Tensor:
     """The entries in the band; the others are 0."""
+    import torch
+
     if scope == "row":
         return _row_band(stacked, density, gamma)
     high, low = (column(x, stacked).float() for x in limits(state))
@@ -85,6 +88,8 @@ def band(stacked: Tensor, *, state: Any, density: Any, gamma: float, scope: Scop
 
 def _row_band(stacked: Tensor, density: Any, gamma: float) -> Tensor:
     """The published code's: floor(density · m) entries of each row of m entries; scalars stay."""
+    import torch
+
     if stacked.ndim == 1 or not stacked.numel():
         return stacked
     m = stacked.shape[-1]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from taskvec.methods._dialects import Dialect
 from taskvec.methods._method import Fold
+from taskvec.methods._parameters import shares
 from taskvec.methods._place import Place
 from taskvec.ops import random, random_kernels, vote_kernels
 from taskvec.ops.signs import column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _NEGLIGIBLE = 1e-7  # mergekit leaves tensors alone whose L1 norm is below this, before or after dropping
 
@@ -32,12 +34,16 @@ def draw(at: Place, seed: int, density: Any) -> Draw:
 
 def numbers(stacked: Tensor, at: Place, seed: int) -> Tensor:
     """The random number of each entry, float64, in the shape of the stack."""
+    import torch
+
     keys = random.stream_keys(seed, at.tasks, at.tensor)
     return torch.as_tensor(random.uniforms(keys, at.start, stacked[0].numel())).reshape(stacked.shape)
 
 
 def drop(stacked: Tensor, *, at: Place, seed: int, density: Any, divisors: Any) -> Tensor:
     """The entries that stay, divided by their task's divisor; float64."""
+    import torch
+
     stays = numbers(stacked, at, seed) < column(density, stacked)
     return torch.where(stays, stacked.double() / column(divisors, stacked), 0.0)
 
@@ -94,12 +100,6 @@ def add_kernel(
     return out
 
 
-def shares(coefficients: Any, normalize: bool) -> Any:
-    """The coefficients, divided by their sum if asked to."""
-    given = np.array(coefficients, np.float64)
-    return given / given.sum() if normalize else given
-
-
-def whole_coefficients(_: int, *, density: Any, coefficients: Any, normalize: bool = False, **__: Any) -> Tensor | None:
+def whole_coefficients(_: int, *, density: Any, coefficients: Any, normalize: bool = False, **__: Any) -> Any:
     """The coefficients of the merge where nothing is dropped, so that it is a plain sum; else None."""
-    return torch.from_numpy(shares(coefficients, normalize)) if all(d == 1.0 for d in density) else None
+    return shares(coefficients, normalize) if all(d == 1.0 for d in density) else None

@@ -68,13 +68,15 @@ class Fold:
     `finish(total, state, entries, **parameters)` turns the total over `entries` entries into the state that the next
     fold, or the method, receives as `state`. `state` is that of the fold before (None for the first). `counts` says
     that the statistic is made of integers: then blocks are larger, and the order of additions does not matter.
-    `acts_on="row"`: blocks are cut between the slices of the first axis (a vector is one).
+    `compiled` says that both are NumPy and compiled loops on one thread: a merge that needs nothing else does not
+    load torch. `acts_on="row"`: blocks are cut between the slices of the first axis (a vector is one).
     """
 
     step: Callable[..., Any]
     finish: Callable[..., Any]
     scope: Literal["tensor", "model"] = "tensor"
     counts: bool = False
+    compiled: bool = False
     acts_on: Literal["element", "row"] = "element"
 
 
@@ -244,8 +246,8 @@ def linear_method(
     laws: Set[str] = frozenset(),
     dialects: Mapping[str, Mapping[str, Any]] | None = None,
     check: Callable[..., None] | None = None,
-) -> Callable[[Callable[..., Tensor]], MergeMethod]:
-    """Register a function `(count or gram, **parameters) -> coefficients` as a merge method.
+) -> Callable[[Callable[..., Any]], MergeMethod]:
+    """Register a function `(count or gram, **parameters) -> coefficients` on NumPy arrays as a merge method.
 
     Without `gram` the function receives the number of tasks and returns float64 coefficients (task,). With it, it
     receives float64 Gram matrices (*unit, task, task) and returns (*unit, task); a unit is the whole tensor (then
@@ -259,13 +261,15 @@ def linear_method(
         found = kind(**bound)
         return () if found is None else (_GRAMS[found],)
 
-    def register(weigh: Callable[..., Tensor]) -> MergeMethod:
+    def register(weigh: Callable[..., Any]) -> MergeMethod:
         @functools.wraps(weigh)
         def combine(stacked: Tensor, *, state: Any = None, at: Place | None = None, **bound: Any) -> Tensor:
             from taskvec.ops.gram import combination, gram_of
 
             found = kind(**bound)
-            known = stacked.shape[0] if found is None else gram_of(stacked, found) if state is None else state
+            known = stacked.shape[0] if found is None else state
+            if found is not None and state is None:
+                known = gram_of(stacked, found).cpu().numpy()
             return combination(stacked, weigh(known, **bound), found)
 
         return enroll(
@@ -292,9 +296,9 @@ def enroll(method: MergeMethod) -> MergeMethod:
 
 
 def _gram_step(block: Any, **_: Any) -> Any:
-    from taskvec.ops.gram import gram
+    from taskvec.ops.gram import products
 
-    return gram(block)
+    return products(block)
 
 
 def _row_step(block: Any, *, at: Place, **_: Any) -> Any:
@@ -309,17 +313,16 @@ def _column_step(block: Any, *, at: Place, **_: Any) -> Any:
     return column_grams(block, at.shape)
 
 
-def _gram_finish(total: Any, *_: Any, **__: Any) -> Tensor:
+def _gram_finish(total: Any, *_: Any, **__: Any) -> Any:
     import numpy as np
-    import torch
 
-    return torch.from_numpy(np.concatenate(total) if isinstance(total, list) else total)
+    return np.concatenate(total) if isinstance(total, list) else total
 
 
 _GRAMS: Mapping[GramOf, Fold] = {
-    "tensor": Fold(_gram_step, _gram_finish),
-    "row": Fold(_row_step, _gram_finish, acts_on="row"),
-    "column": Fold(_column_step, _gram_finish, acts_on="row"),
+    "tensor": Fold(_gram_step, _gram_finish, compiled=True),
+    "row": Fold(_row_step, _gram_finish, compiled=True, acts_on="row"),
+    "column": Fold(_column_step, _gram_finish, compiled=True, acts_on="row"),
 }
 
 
@@ -328,10 +331,16 @@ ENTRY_POINTS = "taskvec.methods"  # the group in which other packages name a mod
 
 @functools.cache
 def _load() -> None:
-    """Import every public module beside this one, in name order: a method is its file."""
-    for module in sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)])):
-        if not module.startswith("_"):
-            importlib.import_module(f"taskvec.methods.{module}")
+    """Import every method of ours: a method is its file."""
+    for module in _own():
+        importlib.import_module(f"taskvec.methods.{module}")
+
+
+@functools.cache
+def _own() -> list[str]:
+    """The public modules beside this one, in name order."""
+    found = sorted(m.name for m in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    return [name for name in found if not name.startswith("_")]
 
 
 @functools.cache
@@ -370,8 +379,10 @@ def get(name: str) -> MergeMethod:
         UnknownName: no such method; the nearest is suggested.
         ParameterError: a method of another package does not load.
     """
-    _load()
+    if name not in _methods and name in _own():
+        importlib.import_module(f"taskvec.methods.{name}")  # the others need not be loaded, nor torch for them
     if name not in _methods:
+        _load()
         _load_others()
     if name not in _methods:
         raise UnknownName.among(f"no merge method named '{name}'.", name, _methods)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from taskvec.errors import ParameterError
 from taskvec.methods._method import Fold, MergeMethod, get
 from taskvec.methods._parameters import INJECTED
 from taskvec.methods._place import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def composed(method: MergeMethod, given: Mapping[str, Any]) -> MergeMethod:
@@ -82,6 +82,8 @@ def run(method: MergeMethod, stacked: Tensor, *, at: Place, state: Any, given: M
     if method.kernel is not None and stacked.is_cpu:
         merged = method.kernel(stacked.reshape(len(stacked), -1).numpy(), **options)
         if merged is not None:
+            import torch
+
             return torch.from_numpy(merged).reshape(stacked.shape[1:])
     return method(stacked, **options).double()
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from taskvec.methods._band import Scope, band, band_method, check_band, limits
 from taskvec.methods._dialects import TwoDialects, only_in, vote_rule
 from taskvec.methods._parameters import Coefficients, Density, Share
 from taskvec.ops.signs import Rule, fuse
 from taskvec.ops.vote_kernels import trimmed_vote
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _check(

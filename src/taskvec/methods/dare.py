@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from jaxtyping import Float
-from torch import Tensor
 
 from taskvec.methods._drop import add_kernel, drop_and_add, whole_coefficients
 from taskvec.methods._method import merge_method
 from taskvec.methods._parameters import Coefficients, Density, Seed
 from taskvec.methods._place import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @merge_method(

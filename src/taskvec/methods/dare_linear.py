@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
-from torch import Tensor
 
 from taskvec.methods._dialects import Dialect, check_sum, only_in
-from taskvec.methods._drop import add_kernel, divisors_of, drop_and_add, left_over, masked, shares, whole_coefficients
+from taskvec.methods._drop import add_kernel, divisors_of, drop_and_add, left_over, masked, whole_coefficients
 from taskvec.methods._method import Fold, merge_method
-from taskvec.methods._parameters import Coefficients, Density, Seed
+from taskvec.methods._parameters import Coefficients, Density, Seed, shares
 from taskvec.methods._place import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _check(*, dialect: Dialect, coefficients: Any, normalize: bool, rescale: bool, **_: Any) -> None:

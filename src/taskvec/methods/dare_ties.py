@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from taskvec.methods._dialects import Dialect, Majority, only_in, vote_rule
 from taskvec.methods._drop import divisors_of, draw, drop, left_over, masked
@@ -18,6 +16,9 @@ from taskvec.methods._trim import magnitude_folds
 from taskvec.ops.signs import bars, fuse, keep
 from taskvec.ops.thresholds import kept
 from taskvec.ops.vote_kernels import dropped_vote
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _check(
@@ -114,7 +115,7 @@ def dare_ties(
 
     Differs from the paper: exactly k entries and all ties are kept by the trim; a vote of exactly 0 elects nobody.
     """
-    trimmed = keep(deltas, torch.as_tensor(_bars(dialect, density, state).view(np.int32)))
+    trimmed = keep(deltas, _bars(dialect, density, state).view(np.int32))
     divisors = divisors_of(dialect, density, rescale, state)
     left = drop(trimmed, at=at, seed=seed, density=density, divisors=divisors)
     return fuse(left, coefficients, vote_rule(dialect, normalize=normalize, majority=majority))

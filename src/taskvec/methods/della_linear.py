@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
-from torch import Tensor
 
 from taskvec.methods._dialects import TwoDialects, check_sum, only_in
-from taskvec.methods._drop import shares, whole_coefficients
-from taskvec.methods._parameters import Coefficients, Density, NonNegative, Seed
+from taskvec.methods._drop import whole_coefficients
+from taskvec.methods._parameters import Coefficients, Density, NonNegative, Seed, shares
 from taskvec.methods._place import Place
 from taskvec.methods._ranked import check_window, drop_block, drop_ranked, ranked_method
 from taskvec.ops.signs import column
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _check(

@@ -2,13 +2,12 @@
 
 from typing import Annotated, Literal
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
 
 from taskvec.methods._method import linear_method
 from taskvec.methods._parameters import NonNegative, Range
-from taskvec.ops.arcs import karcher_mean
+from taskvec.ops.arcs import karcher_mean, squares_of
 
 
 @linear_method(
@@ -19,12 +18,12 @@ from taskvec.ops.arcs import karcher_mean
     laws={"permutation", "homogeneous", "zero", "idempotent"},
 )
 def karcher(
-    gram: Float64[Tensor, "task task"],
+    gram: Float64[np.ndarray, "task task"],
     *,
     max_iter: Annotated[int, Range(1, closed=True)] = 10,
     tol: NonNegative = 1e-5,
     dialect: Literal["paper", "mergekit"] = "paper",
-) -> Float64[Tensor, "task"]:
+) -> Float64[np.ndarray, "task"]:
     """The Karcher mean of the directions of the flattened tensors, times the mean of their norms.
 
     Iterated from the normalised mean, in the coefficients of the inputs: every iterate is a combination of them, and
@@ -42,14 +41,14 @@ def karcher(
 
     Differs from the paper: nothing that mergekit's code does, but for directions that cancel.
     """
-    norms = gram.diagonal().sqrt()
-    used = torch.nonzero(norms > (tol if dialect == "mergekit" else 0.0)).flatten()
+    norms = np.sqrt(squares_of(gram))
+    used = np.flatnonzero(norms > (tol if dialect == "mergekit" else 0.0))
     if not len(used):
-        return torch.zeros_like(norms)
+        return np.zeros_like(norms)
     corner = dialect == "mergekit"
-    mean = karcher_mean(gram[used][:, used], max_iter=max_iter, tol=tol, first=corner)
+    mean = karcher_mean(gram[np.ix_(used, used)], max_iter=max_iter, tol=tol, first=corner)
     if mean is None:
-        return torch.full_like(norms, 1.0 / len(norms))
-    found = torch.zeros_like(norms)
+        return np.full_like(norms, 1.0 / len(norms))
+    found = np.zeros_like(norms)
     found[used] = mean / norms[used] * norms.mean()
     return found

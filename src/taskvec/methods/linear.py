@@ -1,16 +1,19 @@
 """Linear: a weighted mean of models, the weighted soup (Wortsman et al., ICML 2022, arXiv:2203.05482)."""
 
-from typing import Any, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from taskvec.methods._method import REQUIRED, merge_method
-from taskvec.methods._parameters import Coefficients, check_divisor
+from taskvec.methods._parameters import Coefficients, check_divisor, shares
 from taskvec.ops.signs import column
 from taskvec.ops.sum_kernels import fused_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _check(*, coefficients: Any, normalize: bool, **_: Any) -> None:
@@ -18,15 +21,20 @@ def _check(*, coefficients: Any, normalize: bool, **_: Any) -> None:
         check_divisor("linear", coefficients)
 
 
-def _weigh(count: int, *, coefficients: Any, normalize: bool, dialect: str) -> Tensor | None:
-    given = torch.tensor(coefficients, dtype=torch.float64)
-    return None if dialect == "mergekit" else given / given.sum() if normalize else given
+def _weigh(_: int, *, coefficients: Any, normalize: bool, dialect: str) -> Any:
+    return None if dialect == "mergekit" else shares(coefficients, normalize)
 
 
-def _single(coefficients: Any, normalize: bool) -> tuple[Tensor, Tensor]:
-    """The float32 coefficients and what the sum is divided by."""
-    each = torch.tensor(coefficients, dtype=torch.float32)
-    return each, each[None].sum(dim=1)[0] if normalize else torch.tensor(1.0)
+def _single(coefficients: Any, normalize: bool) -> tuple[Any, Any]:
+    """The float32 coefficients (task,), and their float32 sum as mergekit adds them, or 1."""
+    each = np.array(coefficients, np.float32)
+    if not normalize:
+        return each, np.float32(1.0)
+    if each.size <= 4:  # in their order; how torch groups more is its own affair
+        return each, each.cumsum(dtype=np.float32)[-1]
+    import torch
+
+    return each, np.float32(torch.from_numpy(each)[None].sum(dim=1).item())
 
 
 def _kernel(block: Any, *, coefficients: Any, normalize: bool, dialect: str, **_: Any) -> Any:
@@ -34,7 +42,7 @@ def _kernel(block: Any, *, coefficients: Any, normalize: bool, dialect: str, **_
         return None
     each, divisor = _single(coefficients, normalize)
     out = np.empty(block.shape[1])
-    fused_sum(block, each.numpy(), np.float32(divisor.item()), out)
+    fused_sum(block, each, divisor, out)
     return out
 
 
@@ -49,7 +57,7 @@ def _kernel(block: Any, *, coefficients: Any, normalize: bool, dialect: str, **_
     dialects={"mergekit": {"coefficients": REQUIRED}},
 )
 def linear(
-    points: Float[Tensor, "task *shape"],
+    points: Float[Tensor, task * shape],
     *,
     coefficients: Coefficients = 1.0,
     normalize: bool = True,
@@ -71,20 +79,20 @@ def linear(
     """
     if dialect == "mergekit":
         each, divisor = _single(coefficients, normalize)
-        return _fused(points, each) / divisor
-    weights = torch.tensor(coefficients, dtype=torch.float64)
-    total = (column(weights, points) * points.double()).sum(0)
-    return total / weights.sum() if normalize else total
+        return _fused(points, each) / float(divisor)
+    return (column(shares(coefficients, normalize), points) * points.double()).sum(0)
 
 
-def _fused(points: Tensor, each: Tensor) -> Tensor:
+def _fused(points: Tensor, each: Any) -> Tensor:
     """The sum of products in float32, each added with one rounding.
 
     A float64 product of float32 numbers is exact. What the float64 sum loses is put into its last bit (rounding to
     odd), so that rounding it to float32 is the only rounding.
     """
+    import torch
+
     total = torch.zeros_like(points[0], dtype=torch.float32)
-    for coefficient, point in zip(each.double(), points.double(), strict=True):
+    for coefficient, point in zip(each.tolist(), points.double(), strict=True):
         product, before = coefficient * point, total.double()
         near = product + before
         back = near - product

@@ -2,24 +2,25 @@
 
 from typing import Literal
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
 
 from taskvec.methods._method import GramOf, linear_method
+from taskvec.ops.arcs import ratio, squares_of
+from taskvec.ops.bits import Floats
 
 
 def _gram(*, filter_wise: bool, **_: object) -> GramOf:
     return "row" if filter_wise else "tensor"
 
 
-def _cosines(gram: Tensor, floor: float) -> Tensor:
+def _cosines(gram: Floats, floor: float) -> Floats:
     """The mean cosine of all pairs (*unit,); a pair with a zero delta counts 0."""
-    squares = gram.diagonal(dim1=-2, dim2=-1)
-    products = (squares[..., :, None] * squares[..., None, :]).sqrt().clamp(min=floor)
-    cosines = torch.where(products > 0, gram / torch.where(products > 0, products, 1.0), 0.0).clamp(-1.0, 1.0)
-    first, second = torch.triu_indices(gram.shape[-1], gram.shape[-1], 1)
-    return cosines[..., first, second].mean(-1)
+    squares = squares_of(gram)
+    products = np.sqrt(squares[..., :, None] * squares[..., None, :]).clip(floor)
+    first, second = np.triu_indices(gram.shape[-1], 1)
+    mean: Floats = ratio(gram, products).clip(-1.0, 1.0)[..., first, second].mean(-1)
+    return mean
 
 
 @linear_method(
@@ -29,11 +30,11 @@ def _cosines(gram: Tensor, floor: float) -> Tensor:
     laws={"permutation", "homogeneous", "zero", "idempotent"},
 )
 def model_stock(
-    gram: Float64[Tensor, "*unit task task"],
+    gram: Float64[np.ndarray, "*unit task task"],
     *,
     filter_wise: bool = False,
     dialect: Literal["paper", "mergekit"] = "paper",
-) -> Float64[Tensor, "*unit task"]:
+) -> Float64[np.ndarray, "*unit task"]:
     """The mean delta times t = T c / (1 + (T − 1) c), with c the mean cosine of all pairs of deltas.
 
     Meant for models of ONE task, tuned from one base with other seeds or settings: if δ_t = μ + noise of equal norms,
@@ -54,7 +55,7 @@ def model_stock(
     c = _cosines(gram, 1e-6 if dialect == "mergekit" else 0.0)
     below = 1.0 + (tasks - 1) * c
     if dialect == "mergekit":
-        t = torch.where(below.abs() < 1e-6, 0.0, tasks * c / torch.where(below.abs() < 1e-6, 1.0, below))
+        t = np.where(np.abs(below) < 1e-6, 0.0, tasks * c / np.where(np.abs(below) < 1e-6, 1.0, below))
     else:
-        t = torch.where(c > 0, tasks * c / torch.where(c > 0, below, 1.0), 0.0)
-    return (t / tasks)[..., None].expand(*t.shape, tasks)
+        t = np.where(c > 0, tasks * c / np.where(c > 0, below, 1.0), 0.0)
+    return np.repeat((t / tasks)[..., None], tasks, -1)

@@ -1,15 +1,15 @@
 """Multi-SLERP: the direction of the weighted mean of unit vectors, at the weighted mean length."""
 
+import math
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
 
 from taskvec.errors import ParameterError
 from taskvec.methods._method import REQUIRED, linear_method
 from taskvec.methods._parameters import Coefficients, NonNegative, check_divisor
-from taskvec.ops.arcs import cosines
+from taskvec.ops.arcs import cosines, squares_of
 from taskvec.ops.signs import ROUNDING
 
 
@@ -28,13 +28,13 @@ def _check(*, coefficients: Any, normalize: bool, **_: Any) -> None:
     dialects={"mergekit": {"coefficients": REQUIRED, "eps": 1e-8}},
 )
 def multislerp(
-    gram: Float64[Tensor, "task task"],
+    gram: Float64[np.ndarray, "task task"],
     *,
     coefficients: Coefficients = 1.0,
     normalize: bool = True,
     eps: NonNegative = 0.0,
     dialect: Literal["paper", "mergekit"] = "paper",
-) -> Float64[Tensor, "task"]:
+) -> Float64[np.ndarray, "task"]:
     """Σ w_t u_t / ‖Σ w_t u_t‖ · Σ w_t ‖x_t‖, with u_t = x_t / ‖x_t‖: of task vectors, or of models.
 
     mergekit adds a step along Σ w_t (u_t − (u_t · m) m), which is 0 because m is parallel to Σ w_t u_t. With a base
@@ -52,17 +52,17 @@ def multislerp(
 
     Differs from the paper: nothing; there is no paper.
     """
-    given = torch.as_tensor(coefficients, dtype=torch.float64)
+    given = np.array(coefficients, np.float64)
     if dialect == "mergekit" and len(given) == 1:
-        return torch.ones_like(given)
-    w, norms = given / given.sum() if normalize else given, gram.diagonal().sqrt()
-    length = (w @ cosines(gram, eps) @ w).clamp(min=0.0)
+        return np.ones_like(given)
+    w, norms = given / given.sum() if normalize else given, np.sqrt(squares_of(gram))
+    length = max(float(w @ cosines(gram, eps) @ w), 0.0)
     if not norms.any():
-        return torch.zeros_like(w)
-    if length <= max(eps**2, ROUNDING * float(w.abs().sum()) ** 2):
+        return np.zeros_like(w)
+    if length <= max(eps**2, ROUNDING * float(np.abs(w).sum()) ** 2):
         if dialect == "mergekit" and len(w) > 2:
             fix = 'use other coefficients, or dialect="paper" (their linear mean).'
             raise ParameterError(f"multislerp: the directions of the {len(w)} inputs cancel in a tensor.", fix)
         return w
-    below = torch.where(norms > 0, norms + eps, 1.0) * length.sqrt()
-    return torch.where(norms > 0, w * (w @ norms) / below, 0.0)
+    below = np.where(norms > 0, norms + eps, 1.0) * math.sqrt(length)
+    return np.where(norms > 0, w * (w @ norms) / below, 0.0)

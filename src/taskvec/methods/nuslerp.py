@@ -2,9 +2,8 @@
 
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
 
 from taskvec.methods._method import REQUIRED, GramOf, linear_method
 from taskvec.methods._parameters import Coefficients, check_divisor
@@ -16,11 +15,10 @@ def _gram(*, angles: GramOf, **_: object) -> GramOf:
     return angles
 
 
-def _share(coefficients: Float64[Tensor, "task"], dialect: str) -> Tensor:
+def _share(coefficients: Any, dialect: str) -> float:
     """Where on the way from the first input to the second: c_2 / (c_1 + c_2)."""
-    total = coefficients.sum()
-    even = dialect == "mergekit" and total.abs() < 1e-6
-    return torch.tensor(0.5, dtype=torch.float64) if even else coefficients[1] / total
+    total = sum(coefficients)
+    return 0.5 if dialect == "mergekit" and abs(total) < 1e-6 else float(coefficients[1] / total)
 
 
 def _check(*, coefficients: Any, dialect: str, **_: Any) -> None:
@@ -40,12 +38,12 @@ def _check(*, coefficients: Any, dialect: str, **_: Any) -> None:
     dialects={"mergekit": {"coefficients": REQUIRED}},
 )
 def nuslerp(
-    gram: Float64[Tensor, "*unit task task"],
+    gram: Float64[np.ndarray, "*unit task task"],
     *,
     coefficients: Coefficients = 1.0,
     angles: Literal["tensor", "row", "column"] = "tensor",
     dialect: Literal["paper", "mergekit"] = "paper",
-) -> Float64[Tensor, "*unit task"]:
+) -> Float64[np.ndarray, "*unit task"]:
     """[sin((1 − t)φ) a + sin(tφ) b] / sin φ with t = c_2 / (c_1 + c_2), linear where a and b are parallel.
 
     Of task vectors, or of models (with a base: of their displacements from it, added to it).
@@ -62,7 +60,7 @@ def nuslerp(
 
     Differs from the paper: nothing; there is no paper. Parallel means 1 − cos² ≤ 2^-40 (mergekit: 1e-16).
     """
-    share = _share(torch.as_tensor(coefficients, dtype=torch.float64), dialect)
+    share = _share(coefficients, dialect)
     if dialect == "mergekit":
         return arc(gram, share, floor=1e-7, straight=1e-16, clamp=True)
     return arc(gram, share, floor=0.0, straight=ROUNDING)

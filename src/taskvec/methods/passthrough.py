@@ -1,8 +1,7 @@
 """Passthrough: one model as it is, or times a number."""
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
 
 from taskvec.methods._method import linear_method
 
@@ -15,7 +14,7 @@ from taskvec.methods._method import linear_method
     most=1,
     laws={"permutation", "homogeneous", "zero", "idempotent", "additive"},
 )
-def passthrough(count: int, *, scale: float = 1.0) -> Float64[Tensor, "task"]:
+def passthrough(count: int, *, scale: float = 1.0) -> Float64[np.ndarray, "task"]:
     """The one input times `scale`; at scale 1 every bit of it.
 
     Zero gives 0; 0-d and empty tensors keep their shape. Two inputs are refused.
@@ -26,4 +25,4 @@ def passthrough(count: int, *, scale: float = 1.0) -> Float64[Tensor, "task"]:
 
     Differs from the paper: nothing; there is no paper.
     """
-    return torch.full((count,), scale, dtype=torch.float64)
+    return np.full(count, scale)

@@ -2,9 +2,8 @@
 
 from typing import Literal
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
 
 from taskvec.methods._method import linear_method
 from taskvec.methods._parameters import Share
@@ -21,8 +20,8 @@ from taskvec.ops.arcs import arc
     laws={"homogeneous", "zero", "idempotent"},
 )
 def slerp(
-    gram: Float64[Tensor, "task task"], *, t: Share, dialect: Literal["paper", "mergekit"] = "paper"
-) -> Float64[Tensor, "task"]:
+    gram: Float64[np.ndarray, "task task"], *, t: Share, dialect: Literal["paper", "mergekit"] = "paper"
+) -> Float64[np.ndarray, "task"]:
     """[sin((1 − t)φ) a + sin(tφ) b] / sin φ, with φ the angle between the two flattened tensors.
 
     Where their cosine is beyond ±0.9995, or one of them is 0: (1 − t) a + t b. The norms of the inputs are not made
@@ -39,4 +38,4 @@ def slerp(
     Differs from the paper: nothing that the published code does.
     """
     floor = 1e-8 if dialect == "mergekit" else 0.0
-    return arc(gram, torch.tensor(t, dtype=torch.float64), floor=floor, straight=1.0 - 0.9995**2)
+    return arc(gram, t, floor=floor, straight=1.0 - 0.9995**2)

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Float64
-from torch import Tensor
 
 from taskvec.methods._dialects import check_sum
-from taskvec.methods._drop import shares
 from taskvec.methods._method import linear_method
-from taskvec.methods._parameters import Coefficients
+from taskvec.methods._parameters import Coefficients, shares
 
 
 def _check(*, coefficients: Any, normalize: bool) -> None:
@@ -23,7 +21,7 @@ def _check(*, coefficients: Any, normalize: bool) -> None:
 )
 def task_arithmetic(
     count: int, *, coefficients: Coefficients = 1.0, normalize: bool = False
-) -> Float64[Tensor, "task"]:
+) -> Float64[np.ndarray, "task"]:
     """The weighted sum of the deltas: Σ c_t δ_t, summed in float64 in task order.
 
     Zero, equal and opposed inputs give 0, T times the input and 0; 0-d and empty tensors keep their shape.
@@ -35,4 +33,4 @@ def task_arithmetic(
 
     Differs from the paper: nothing (its one scale for all tasks is `scale`).
     """
-    return torch.as_tensor(shares(coefficients, normalize), dtype=torch.float64).expand(count)
+    return np.full(count, shares(coefficients, normalize))

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from taskvec.methods._dialects import Dialect, Majority, only_in, vote_rule
 from taskvec.methods._method import Fold, merge_method
@@ -17,6 +15,9 @@ from taskvec.methods._trim import magnitude_folds
 from taskvec.ops.signs import Rule, agree, bars, elect, fuse, keep
 from taskvec.ops.thresholds import kept
 from taskvec.ops.vote_kernels import trimmed_vote
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Aggregate = Literal["mean", "sum", "max"]
 
@@ -106,7 +107,7 @@ def ties(
     Differs from the paper: exactly ceil(density · D) entries and all ties are kept (the published code keeps one
     more when density · D is whole); a vote of exactly 0 elects nobody.
     """
-    trimmed = keep(deltas, torch.as_tensor(state))
+    trimmed = keep(deltas, state)
     if aggregate == "max":
         return agree(trimmed, elect(trimmed), aggregate="max")
     return fuse(trimmed, coefficients, _rule(dialect, aggregate, normalize, majority))

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taskvec.ops.spectral import column_gram
+
 Energies = npt.NDArray[np.float64]
 _ROWS = 4096  # of the long side that are upcast at a time
 
@@ -26,7 +28,7 @@ def spectrum(matrix: Float[Tensor, "m n"]) -> Float[Tensor, " r"]:
     gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64)
     for start in range(0, tall.shape[0], _ROWS):
         rows = tall[start : start + _ROWS].double()
-        gram += rows.T @ rows
+        gram += column_gram(rows)
     squares = torch.linalg.eigvalsh(gram).flip(0)
     noise = squares.clamp(min=0.0).amax() * (len(squares) * torch.finfo(torch.float64).eps)
     values: Tensor = squares.where(squares > noise, 0.0).sqrt()

@@ -26,8 +26,18 @@ def bits_dtype(dtype: DType) -> np.dtype[Any]:
     return UINT[dtype.bits]
 
 
+_parameters: dict[str, tuple[int, float, int, float, float, int, int, int, int]] = {}
+
+
 def parameters(dtype: DType) -> tuple[int, float, int, float, float, int, int, int, int]:
     """What the generic ≤ 16-bit kernels need; ignored by the float32 and float64 ones."""
+    known = _parameters.get(dtype.code)
+    if known is None:
+        known = _parameters[dtype.code] = _parameters_of(dtype)
+    return known
+
+
+def _parameters_of(dtype: DType) -> tuple[int, float, int, float, float, int, int, int, int]:
     f = dtype.small or _WIDE
     drop = 52 - f.mantissa
     smallest_normal = 2.0 ** (1 - f.bias)
@@ -90,6 +100,8 @@ def displace(base: Block, delta: Floats, out: Block) -> int:
         How many results are not finite.
     """
     pb, po = parameters(base.dtype), parameters(out.dtype)
+    if base.dtype.code == out.dtype.code == "BF16":
+        return int(bfloat_kernels.displace_bfloat16(base.bits, pb, delta, out.bits))
     return int(kernels.displace(base.bits, pb, delta, out.bits, po, base.dtype == out.dtype))
 
 

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
-from taskvec.ops import gram_kernels, kernels
+from taskvec.ops import gram_kernels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = npt.NDArray[np.float64]
 Block = npt.NDArray[np.float32]
 Unit = Literal["tensor", "row", "column"]
-
-
-def gram(block: Block) -> Floats:
-    """The inner products (task, task) of the rows of `block` (task, n), summed in float64."""
-    out = np.zeros((block.shape[0], block.shape[0]))
-    kernels.gram(block, out)
-    return out
 
 
 def products(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None) -> Floats:
@@ -34,8 +29,11 @@ def products(x: npt.NDArray[Any], y: npt.NDArray[Any] | None = None) -> Floats:
     Entries are summed by runs of 1,024, the runs in order: the same two rows give the same bits, whatever is beside.
     """
     out = np.zeros((x.shape[0], (x if y is None else y).shape[0]))
-    gram_kernels.products(x, x if y is None else y, y is None, out)
-    return out if y is not None else np.triu(out) + np.triu(out, 1).T
+    if y is None:
+        gram_kernels.symmetric_products(x, out)
+    else:
+        gram_kernels.products(x, y, False, out)
+    return out
 
 
 def factored_products(factors: Sequence[tuple[Floats, Floats]], first: int = 0) -> Floats:
@@ -68,7 +66,7 @@ def row_grams(block: Block, shape: tuple[int, ...]) -> Floats:
 def column_grams(block: Block, shape: tuple[int, ...]) -> Floats:
     """What a block (task, n) of whole slices of the first axis adds to the Gram matrices (column, task, task)."""
     if len(shape) < 2:
-        return gram(block)[None]
+        return products(block)[None]
     _, count = units("column", shape)
     out = np.zeros((block.shape[0], block.shape[0], count))
     gram_kernels.column_grams(block, out)
@@ -86,11 +84,13 @@ def gram_of(stacked: Tensor, unit: Unit) -> Tensor:
     return split @ split.transpose(1, 2)
 
 
-def combination(stacked: Tensor, coefficients: Tensor, unit: Unit | None) -> Tensor:
+def combination(stacked: Tensor, coefficients: Any, unit: Unit | None) -> Tensor:
     """Σ coefficients[..., t] · stacked[t], in float64; coefficients (*unit, task)."""
     shape = tuple(stacked.shape[1:])
     flat = stacked.double().reshape(stacked.shape[0], -1)
-    each = coefficients.double().reshape(-1, stacked.shape[0]).T
+    import torch
+
+    each = torch.as_tensor(coefficients, dtype=torch.float64).reshape(-1, stacked.shape[0]).T
     spread: Any = each if each.shape[1] == 1 else each[:, unit_of(unit, shape, 0, flat.shape[1])]
     merged: Tensor = (spread * flat).sum(0).reshape(shape)
     return merged

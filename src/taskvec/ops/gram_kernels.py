@@ -3,16 +3,8 @@
 import numba
 import numpy as np
 
-from taskvec.ops.kernels import gram
-
 _jit = numba.njit(cache=True, nogil=True, error_model="numpy")
 _STEP = 1024  # entries whose sum LLVM may order as its vector registers like: always the same for the same length
-
-
-@_jit
-def row_grams(x, inner, out):
-    for r in range(out.shape[0]):
-        gram(x[:, r * inner : (r + 1) * inner], out[r])
 
 
 @_jit
@@ -58,3 +50,18 @@ def products(x, y, symmetric, out):
                 for i in range(b - a + 1):
                     for j in range(min(4, columns - c)):
                         out[a + i, c + j] += sums[i][j]
+
+
+@_jit
+def symmetric_products(x, out):
+    products(x, x, True, out)
+    for a in range(x.shape[0]):
+        for b in range(a):
+            out[a, b] = out[b, a]
+
+
+@_jit
+def row_grams(x, inner, out):
+    for r in range(out.shape[0]):
+        part = x[:, r * inner : (r + 1) * inner]
+        symmetric_products(part, out[r])

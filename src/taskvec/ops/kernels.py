@@ -158,6 +158,10 @@ def difference(base, pb, tuned, pt, delta, pd, wrong, keep):
 @_jit
 def count_nonfinite(x, p):
     bad = 0
+    if p[0] == 45:  # as in axpy_difference
+        for i in range(x.size):
+            bad += np.int64(np.uint16(x[i]) & np.uint16(0x7F80) == np.uint16(0x7F80))
+        return bad
     for i in range(x.size):
         v = _decode(x[i], p)
         bad += 0 if v - v == 0.0 else 1
@@ -295,23 +299,3 @@ def axpy_product(total, coefficient, left, right, start):
         for q in range(width):
             total[at + q] += coefficient * sums[q]
         at += width
-
-
-@_jit
-def gram(x, out):
-    """Eight partial sums a product, added in order: LLVM may use vector registers without changing the result."""
-    lanes = np.zeros(8)
-    for a in range(x.shape[0]):
-        for b in range(a, x.shape[0]):
-            lanes[:] = 0.0
-            whole = x.shape[1] // 8 * 8
-            for i in range(0, whole, 8):
-                for lane in range(8):
-                    lanes[lane] += np.float64(x[a, i + lane]) * np.float64(x[b, i + lane])
-            for i in range(whole, x.shape[1]):
-                lanes[0] += np.float64(x[a, i]) * np.float64(x[b, i])
-            total = 0.0
-            for lane in range(8):
-                total += lanes[lane]
-            out[a, b] = total
-            out[b, a] = total

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Aggregate = Literal["mean", "sum", "max"]
 ROUNDING = 2.0**-40  # relative to the sum of magnitudes: covers a float64 sum of up to 4096 terms
@@ -31,14 +32,18 @@ class Rule(NamedTuple):
         return votes.index(self.votes), float(self.tie), divisors.index(self.divisor)
 
 
-def keep(stacked: Tensor, patterns: Tensor) -> Tensor:
+def keep(stacked: Tensor, patterns: Any) -> Tensor:
     """Zero the entries whose float32 magnitude pattern is below the row's; what equals it stays."""
-    bar = patterns.to(torch.int32).reshape(-1, *[1] * (stacked.ndim - 1))
+    import torch
+
+    bar = torch.as_tensor(patterns).to(torch.int32).reshape(-1, *[1] * (stacked.ndim - 1))
     return torch.where(stacked.abs().view(torch.int32) >= bar, stacked, 0.0)
 
 
 def elect(kept: Tensor, *, tie: float = 0.0) -> Tensor:
     """The sign of the sum over tasks, in float64; `tie` where the votes cancel to within rounding (0: nobody)."""
+    import torch
+
     votes = kept.double()
     total = votes.sum(0)
     return torch.where(total.abs() > ROUNDING * votes.abs().sum(0), total.sign(), tie)
@@ -46,6 +51,8 @@ def elect(kept: Tensor, *, tie: float = 0.0) -> Tensor:
 
 def agree(kept: Tensor, elected: Tensor, *, aggregate: Aggregate = "mean") -> Tensor:
     """The mean, sum or largest of the non-zero entries whose sign is the elected one; 0 where there is none."""
+    import torch
+
     values = torch.where((kept.sign() == elected) & (elected != 0), kept.double(), 0.0)
     if aggregate == "max":
         return elected * values.abs().amax(0) if kept.shape[0] else values.sum(0)
@@ -55,11 +62,15 @@ def agree(kept: Tensor, elected: Tensor, *, aggregate: Aggregate = "mean") -> Te
 
 def column(values: Any, like: Tensor) -> Tensor:
     """One float64 number a task, in a shape that multiplies a stack (task, *shape) like `like`."""
+    import torch
+
     return torch.as_tensor(np.asarray(values, np.float64)).reshape(-1, *[1] * (like.ndim - 1))
 
 
 def fuse(kept: Tensor, coefficients: Any, rule: Rule) -> Tensor:
     """The outcome, in float64, of a vote by `rule` over kept entries (task, *shape)."""
+    import torch
+
     values = kept.double()
     weights = column(coefficients, kept)
     weighed = weights * values
