@@ -57,16 +57,16 @@ def bench(
     negation               4                  each task forgotten, a control kept
     disentanglement        1 a map            how far two vectors disturb each other
     analysis               1                  of the vectors alone, without data
-    negation_baselines     0                  scale 1, random vectors, first order
-    to_first_order         0                  the model linear in the vectors
-    nonlinear_advantage    0                  what that loses, task by task
-    disentanglement_pairs  0                  of all pairs of tasks
-    bases                  0 a basis          half and a quarter as many vectors
-    arrival                0                  tasks that come one by one
-    few_shot               0                  a task held out, few examples of it
-    local_energy           0 a pair           of the tangent kernel
-    analogy                0                  4 more fine-tunings (docs8 alone)
-    gradient_ascent        0                  a fine-tuning more a task
+    negation_baselines     10                 scale 1, random vectors, first order
+    to_first_order         6                  the model linear in the vectors
+    nonlinear_advantage    3                  what that loses, task by task
+    disentanglement_pairs  1                  of all pairs of tasks
+    bases                  3 a basis          half and a quarter as many vectors
+    arrival                3 a method          tasks that come one by one
+    few_shot               4                  a task held out, few examples of it
+    local_energy           3 a pair           of the tangent kernel
+    analogy                10                 4 more fine-tunings (docs8 alone)
+    gradient_ascent        15                 a fine-tuning more a task
 
     --quick takes the first five.
     """  # noqa: D301  # click needs the character itself
