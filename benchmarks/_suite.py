@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import torch
+import transformers
 
 import _measure
 import taskvec as tv
@@ -60,3 +63,11 @@ def fine_tuned(name: str, *, steps: int, seed: int = 0, regime: str = "standard"
     return Tuned(
         suite=suite, encoder=encoder, heads=heads, base=base, vectors=vectors, settings=settings, folder=folder
     )  # fmt: skip
+
+
+def random_encoder(like: TextEncoder, seed: int) -> TextEncoder:
+    """The same architecture and tokenizer with the weights that the library draws."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        module = transformers.AutoModel.from_config(like.module.config)
+    return replace(like, module=module.float().eval())

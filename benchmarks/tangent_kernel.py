@@ -15,7 +15,6 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-import transformers
 
 import _measure
 import _suite
@@ -25,14 +24,6 @@ from taskvec.tune import Settings, tune
 
 PAIRS = (("sst2", "stackoverflow"), ("trec6", "ag_news"))
 TASKS = tuple(dict.fromkeys(itertools.chain(*PAIRS)))
-
-
-def random_encoder(like: TextEncoder, seed: int) -> TextEncoder:
-    """The same architecture and tokenizer with the weights that the library draws."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        module = transformers.AutoModel.from_config(like.module.config)
-    return replace(like, module=module.float().eval())
 
 
 def main() -> None:
@@ -49,7 +40,7 @@ def main() -> None:
     pretrained = TextEncoder.open(suite.base)
     settings = Settings(steps=options.steps, seed=options.seed, learning_rate=_suite.RATES["text8", "tangent"])
     rows: list[dict[str, Any]] = []
-    for label, encoder in (("pre-trained", pretrained), ("random", random_encoder(pretrained, options.seed))):
+    for label, encoder in (("pre-trained", pretrained), ("random", _suite.random_encoder(pretrained, options.seed))):
         rows += measured(label, encoder, suite, settings, options)
     result = {
         "what": {**vars(options), "suite": suite.name, "regime": "tangent", "settings": asdict(settings)},

@@ -12,7 +12,6 @@ import torch
 import taskvec as tv
 from taskvec.errors import ParameterError, SchemaError, UnknownName
 from taskvec.evaluate import (
-    DOCS8_QUADRUPLES,
     Prepared,
     Score,
     Scores,
@@ -204,9 +203,10 @@ def test_an_analogy_adds_the_difference_of_two_tasks_to_a_third(trained: Trained
 
 def test_the_subsets_of_docs8_have_shared_classes_and_texts_of_their_own() -> None:
     suite = docs8_subsets()
-    assert {name for quadruple in DOCS8_QUADRUPLES for name in quadruple} == set(suite.names())
-    assert sorted(q[3] for q in DOCS8_QUADRUPLES) == sorted(suite.names())
-    for a, b, c, d in DOCS8_QUADRUPLES:
+    quadruples = [tuple(task.name for task in four) for four in suite.analogies]
+    assert {name for four in quadruples for name in four} == set(suite.names())
+    assert sorted(four[3] for four in quadruples) == sorted(suite.names())
+    for a, b, c, d in quadruples:
         (la, ka), (lb, kb), (lc, kc), (ld, kd) = (name.split("_") for name in (a, b, c, d))
         assert (la, lc, ka, kb) == (lb, ld, kc, kd)
     assert len({task.classes for task in suite.tasks}) == 1

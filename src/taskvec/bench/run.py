@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from taskvec.bench.pieces import added, analyzed, compressed, disentangled, negated, single, zero_shot
-from taskvec.bench.references import negated_at_random, posthoc
+from taskvec.bench.given import Given
+from taskvec.bench.protocols import chosen
 from taskvec.bench.settings import BenchSettings
+from taskvec.bench.singles import single, zero_shot
 from taskvec.bench.tuned import Tuned, tuned
 from taskvec.bench.work import Progress, Say, Work
 from taskvec.checkpoint.durable import replace_durably, try_lock
-from taskvec.errors import DestinationError, TaskVecError
+from taskvec.errors import DestinationError, TaskVecError, TimeLimit
 from taskvec.evaluate import Record
 from taskvec.report import bench_page
 from taskvec.suites import Suite
@@ -66,10 +67,13 @@ def bench(
         progress: called with the task and each step of its fine-tuning.
 
     Raises:
-        TaskVecError: something refused; what is done stays. DestinationError: another run is working in `folder`,
-            or it is a file.
+        UnknownName: no such protocol, or no such target. TaskVecError: something refused; what is done stays.
+        DestinationError: another run is working in `folder`, or it is a file.
     """
     settings = settings or BenchSettings()
+    chosen(settings.protocols)
+    for target in settings.targets or ():
+        suite.task(target)
     with alone_in(Path(folder)):
         work = Work.open(suite, Path(folder), settings, say=say, progress=progress or _unseen)
         runs = tuple(_run(work, seed) for seed in settings.seeds)
@@ -110,38 +114,23 @@ def _run(work: Work, seed: int) -> dict[str, Any]:
 
 
 def record_of(work: Work, vectors: Tuned) -> dict[str, Any]:
-    """All protocols for the vectors of one seed, as plain data."""
+    """The protocols that the settings choose, for the vectors of one seed, as plain data.
+
+    A protocol that these tasks or vectors do not allow is left out, with the reason.
+    """
     before = zero_shot(work)
     val, test = (single(work, vectors, split) for split in ("val", "test"))
-    merges, skipped = added(work, vectors, val=val, test=test)
-    stored = compressed(work, vectors, test=test)
-    without, beside, reasons = _negated(work, vectors)
-    maps = disentangled(work, vectors)
-    found = analyzed(work, vectors)
-    record = {
-        "seed": vectors.seed,
-        "zero_shot": before,
-        "tuned": test.plain(),
-        "addition": merges,
-        "compression": stored,
-        "negation": without,
-        **beside,
-        "disentanglement": maps,
-        **({"to_first_order": posthoc(work, vectors)} if work.settings.references else {}),
-        "analysis": found,
-        "skipped": {**skipped, **reasons},
-    }
-    plain: dict[str, Any] = json.loads(json.dumps(record))  # lists, as whoever reads the file will see them
+    given = Given(work=work, tuned=vectors, val=val, test=test)
+    record = {"seed": vectors.seed, "zero_shot": before, "tuned": test.plain()}
+    for name, protocol in chosen(work.settings.protocols).items():
+        try:
+            record[name] = protocol(given)
+        except (TimeLimit, DestinationError):
+            raise
+        except TaskVecError as error:
+            given.leave_out(name.replace("_", " "), error.fact)
+    plain: dict[str, Any] = json.loads(json.dumps({**record, "skipped": given.skipped}))  # lists, as in the file
     return plain
-
-
-def _negated(work: Work, vectors: Tuned) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    try:
-        found = negated(work, vectors)
-    except TaskVecError as error:
-        return {"negation": []}, {}, {"negation": error.fact}
-    beside = {"negation_of_random_vectors": negated_at_random(work, vectors)} if work.settings.references else {}
-    return found, beside, {}
 
 
 def about(work: Work) -> dict[str, Any]:
@@ -162,6 +151,7 @@ def about(work: Work) -> dict[str, Any]:
         "refine": settings.refine,
         **({"scales_of": {k: list(v) for k, v in settings.scales_of.items()}} if settings.scales_of else {}),
         "negation_scales": list(settings.negation_scales),
+        "beyond": list(settings.beyond),
         "limit": settings.limit,
         "validation": settings.chosen_on,
         "map_limit": settings.map_limit,
@@ -178,7 +168,7 @@ def summary_of(runs: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], ...
     """Mean over seeds and its spread, the sample standard deviation (None for one seed), of each row of a table."""
     found = []
     for what in ("addition", "compression"):
-        tables = [{row["name"]: row for row in run[what][what]} for run in runs]
+        tables = [{row["name"]: row for row in run.get(what, {}).get(what, ())} for run in runs]
         for name in [n for n in tables[0] if all(n in table for table in tables)]:
             rows = [table[name] for table in tables]
             found.append({"protocol": what, "name": name, **_spread(rows, "mean"), **_spread(rows, "normalized")})

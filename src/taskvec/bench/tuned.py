@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, final
 
 from taskvec.bench.memo import key_of
@@ -26,27 +26,33 @@ class Tuned:
     keys: Mapping[str, str]
 
 
-def tuned(work: Work, seed: int) -> Tuned:
+def tuned(work: Work, seed: int, tasks: Iterable[str] | None = None, *, ascend: bool = False) -> Tuned:
     """Fine-tune every task that was not fine-tuned with the same data, base, settings and seed before.
+
+    Args:
+        work: the suite as it was opened.
+        seed: of the fine-tuning.
+        tasks: their names, those of controls and analogies too; None for the suite's own.
+        ascend: climb the loss.
 
     Raises:
         TimeLimit: one took longer than the time limit; what was done by then is kept.
     """
-    settings = work.settings.tuning(seed, work.suite.learning_rates)
+    settings = replace(work.settings.tuning(seed, work.suite.learning_rates), ascend=ascend)
     vectors, keys = {}, {}
-    for task in work.suite.tasks:
+    for task in map(work.everything.task, work.suite.names() if tasks is None else tasks):
         keys[task.name] = key_of({**work.about([task.name]), "settings": known_settings(settings)})
         vectors[task.name] = _vector(work, task, settings, keys[task.name])
     return Tuned(seed, vectors, keys)
 
 
 def _vector(work: Work, task: Task, settings: Settings, key: str) -> TaskVector:
-    regime = work.settings.regime
-    folder = work.folder / "vectors" / f"{regime}-{settings.steps}-seed{settings.seed}"
+    regime, climbs = work.settings.regime, "-ascent" if settings.ascend else ""
+    folder = work.folder / "vectors" / f"{regime}-{settings.steps}-seed{settings.seed}{climbs}"
     path, note = folder / f"{task.name}.tv.safetensors", folder / f"{task.name}.key"
     if path.exists() and note.is_file() and note.read_text("utf-8") == key:
         return TaskVector.open(path)
-    work.say(f"  {task.name}: {settings.steps} steps, {regime}, seed {settings.seed}")
+    work.say(f"  {task.name}: {settings.steps} steps, {regime}{climbs}, seed {settings.seed}")
     found = tune(
         work.encoder,
         task,

@@ -18,6 +18,7 @@ from taskvec.suites import Head, OpenedEncoder, Suite, Task, encoder_of, heads_o
 from taskvec.suites.encoder import folder_of
 from taskvec.tune import Step, regime_of
 
+Plain = dict[str, Any]
 Say = Callable[[str], None]
 Progress = Callable[[str, Step], None]
 """Called with the task and the step of its fine-tuning."""
@@ -107,8 +108,9 @@ class Work:
 
 
 def with_controls(suite: Suite) -> Suite:
-    """The suite with the control tasks that are not among its own."""
-    return replace(suite, tasks=(*suite.tasks, *(task for task in suite.controls if task.name not in suite.names())))
+    """The suite with the tasks of its controls and analogies that are not among its own."""
+    more = (*suite.tasks, *suite.controls, *(task for four in suite.analogies for task in four))
+    return replace(suite, tasks=tuple({task.name: task for task in reversed(more)}.values())[::-1])
 
 
 def digest_of(task: Task) -> str:

@@ -51,7 +51,8 @@ def tune(
     suites.set_threads(threads)
     check_output(output, force=force)
     suite = suites.opened(name, data=data, base=base, tasks=task)
-    rate = learning_rate or suite.learning_rates.get(regime, Settings().learning_rate)
+    own = suite.learning_rates.get(regime, Settings().learning_rate)
+    rate = own if learning_rate is None else learning_rate
     settings = Settings(steps=steps, batch_size=batch_size, learning_rate=rate, rank=rank, seed=seed)
     encoder = encoder_of(suite)
     head = heads_of(suite, base=encoder)[task]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from taskvec import methods
-from taskvec.bench import BenchSettings
+from taskvec.bench import QUICK, BenchSettings
 from taskvec.tune import Settings
 
 # Method, with its default parameters, and the scales to try on validation texts. An average has no scale of its own:
@@ -39,5 +39,5 @@ def demo_settings(settings: Settings, *, target: str) -> BenchSettings:
         pairs=1,
         grid=(-2.0, -1.0, 0.0, 1.0, 2.0),
         map_limit=64,
-        references=False,
+        protocols=QUICK,
     )

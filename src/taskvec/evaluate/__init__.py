@@ -7,7 +7,6 @@ from taskvec.evaluate.advantage import Advantage as Advantage
 from taskvec.evaluate.advantage import nonlinear_advantage as nonlinear_advantage
 from taskvec.evaluate.affine import Affine as Affine
 from taskvec.evaluate.affine import affine as affine
-from taskvec.evaluate.analogy import DOCS8_QUADRUPLES as DOCS8_QUADRUPLES
 from taskvec.evaluate.analogy import Analogies as Analogies
 from taskvec.evaluate.analogy import analogies as analogies
 from taskvec.evaluate.arrival import Arrival as Arrival
@@ -32,6 +31,7 @@ from taskvec.evaluate.localization import local_energy as local_energy
 from taskvec.evaluate.localization import localization as localization
 from taskvec.evaluate.localization import representing as representing
 from taskvec.evaluate.negation import Negation as Negation
+from taskvec.evaluate.negation import negated_at as negated_at
 from taskvec.evaluate.negation import negation as negation
 from taskvec.evaluate.negation_baselines import negation_table as negation_table
 from taskvec.evaluate.negation_baselines import random_like as random_like

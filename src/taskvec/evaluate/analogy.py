@@ -17,14 +17,6 @@ from taskvec.vector import TaskVector
 Quadruple = tuple[str, str, str, str]
 """The tasks (A, B, C, D)."""
 
-DOCS8_QUADRUPLES: tuple[Quadruple, ...] = (
-    ("scipy_function", "scipy_class", "sklearn_function", "sklearn_class"),
-    ("scipy_class", "scipy_function", "sklearn_class", "sklearn_function"),
-    ("sklearn_function", "sklearn_class", "scipy_function", "scipy_class"),
-    ("sklearn_class", "sklearn_function", "scipy_class", "scipy_function"),
-)
-"""Each of the four tasks of `docs8_subsets` as D once."""
-
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)

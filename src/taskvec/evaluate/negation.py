@@ -80,7 +80,7 @@ def negation(
     Raises:
         ParameterError: the grid lacks 0, or a task is its own control. UnknownName: a task that was not prepared.
     """
-    grid, rows = list(scales), []
+    grid, rows = list(scales), list[NegationRow]()
     for target, vector in vectors.items():
         delta, control = deltas_of(encoder, vector), controls[target]
         found = search_negation(
@@ -95,18 +95,50 @@ def negation(
             linear=linear,
             autocast=autocast,
         )
-        two = Prepared(suite=test.suite, split=test.split, tasks=only(test, (target, control)))
-        with line(encoder, two, delta, regime=regime, linear=linear, autocast=autocast) as at:
-            before, after = at(0.0), at(-found.scale)
-        rows.append(
-            NegationRow(
-                target=target,
-                control=control,
-                scale=found.scale,
-                target_before=before[target],
-                target_after=after[target],
-                control_before=before[control],
-                control_after=after[control],
-            )
+        rows += negated_at(
+            encoder,
+            vector,
+            target,
+            control,
+            test=test,
+            scales=[found.scale],
+            regime=regime,
+            linear=linear,
+            autocast=autocast,
         )
     return Negation(rows=tuple(rows))
+
+
+def negated_at(
+    encoder: Encoder,
+    vector: TaskVector,
+    target: str,
+    control: str,
+    *,
+    test: Prepared,
+    scales: Iterable[float],
+    regime: str = "standard",
+    linear: bool = False,
+    autocast: bool = False,
+) -> tuple[NegationRow, ...]:
+    """Scores base − scale × vector on target and control, at each of these scales; arguments as in `negation`.
+
+    Raises:
+        UnknownName: a task that was not prepared.
+    """
+    delta = deltas_of(encoder, vector)
+    two = Prepared(suite=test.suite, split=test.split, tasks=only(test, (target, control)))
+    with line(encoder, two, delta, regime=regime, linear=linear, autocast=autocast) as at:
+        before, after = at(0.0), [(scale, at(-scale)) for scale in scales]
+    return tuple(
+        NegationRow(
+            target=target,
+            control=control,
+            scale=scale,
+            target_before=before[target],
+            target_after=found[target],
+            control_before=before[control],
+            control_after=found[control],
+        )
+        for scale, found in after
+    )

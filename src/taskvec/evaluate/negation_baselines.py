@@ -5,11 +5,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from taskvec.evaluate.line import line
-from taskvec.evaluate.negation import Negation, NegationRow, negation
+from taskvec.evaluate.negation import Negation, negated_at, negation
 from taskvec.evaluate.patch import deltas_of
 from taskvec.evaluate.scoring import Prepared
-from taskvec.evaluate.search import only
 from taskvec.suites import Encoder
 from taskvec.vector import TaskVector
 
@@ -82,27 +80,9 @@ def negation_table(
     }
     table = {"task vector": row(vectors), "random vector": row(noise)}
     if ascent:
-        table["gradient ascent"] = Negation(
-            rows=tuple(
-                _added(encoder, target, controls[target], vector, test, autocast=autocast)
-                for target, vector in ascent.items()
-            )
-        )
+        rows = [
+            negated_at(encoder, vector, target, controls[target], test=test, scales=[-1.0], autocast=autocast)
+            for target, vector in ascent.items()
+        ]
+        table["gradient ascent"] = Negation(rows=tuple(row for (row,) in rows))
     return table
-
-
-def _added(
-    encoder: Encoder, target: str, control: str, vector: TaskVector, test: Prepared, *, autocast: bool
-) -> NegationRow:
-    two = Prepared(suite=test.suite, split=test.split, tasks=only(test, (target, control)))
-    with line(encoder, two, deltas_of(encoder, vector), autocast=autocast) as at:
-        before, after = at(0.0), at(1.0)
-    return NegationRow(
-        target=target,
-        control=control,
-        scale=-1.0,
-        target_before=before[target],
-        target_after=after[target],
-        control_before=before[control],
-        control_after=after[control],
-    )

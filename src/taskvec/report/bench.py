@@ -22,13 +22,15 @@ from taskvec.report._seeds import (
     spread,
 )
 from taskvec.report._shapes import nbytes, percent
+from taskvec.report._tables import TABLES, protocol_table
 from taskvec.report.analysis import sections
 
 _BRIGHT = 8  # curves in color: those that reach highest
 _KNOWN = (
     "suite", "runs", "summary", "seed", "zero_shot", "tuned", "addition", "compression", "negation", "disentanglement",
-    "analysis", "skipped",
+    "analysis", "skipped", *TABLES, "nonlinear_advantage", "gradient_ascent",
 )  # fmt: skip
+_EDGE = "Scale with *: the least or the largest that was tried."
 _MARKS = "Bold: the best; ≈ within one standard error of it. ± is the standard error over the test inputs."
 
 
@@ -51,6 +53,7 @@ def bench_page(record: Mapping[str, Any]) -> str:
         _compression(runs),
         _negation(runs),
         _disentanglement(runs),
+        *(protocol_table(runs[0], key) for key in TABLES),
         *_analysis([record, *runs]),
         _skipped([record, *runs]),
         *_others([record, *runs]),
@@ -63,7 +66,8 @@ def _about(record: Plain) -> dict[str, str]:
     suite = record.get("suite", {})
     known = dict(suite) if isinstance(suite, Mapping) else {"suite": suite}
     known |= {key: value for key, value in record.items() if key not in _KNOWN and not _is_table(value)}
-    return {key.replace("_", " "): _told(value) for key, value in known.items() if not _is_table(value)}
+    told = {key.replace("_", " "): _told(value) for key, value in known.items() if not _is_table(value)}
+    return {key: value for key, value in told.items() if value}
 
 
 def _told(value: Any) -> str:
@@ -82,20 +86,35 @@ def _single(runs: Sequence[Plain]) -> str:
     before, after = by_task(runs, "zero_shot"), by_task(runs, "tuned")
     if not (before or after):
         return ""
+    gains = _advantages(runs)
     rows: list[Plain] = [
         {
             "task": task,
             "inputs": (before.get(task) or after[task])[0]["n"],
             "zero-shot": score_of(before[task]) if task in before else None,
             "fine-tuned": score_of(after[task]) if task in after else None,
+            **({"non-linear advantage": gains.get(task)} if gains else {}),
         }
         for task in dict.fromkeys([*before, *after])
     ]
     means: dict[str, Any] = {"task": "mean", "inputs": None}
     heads = ("zero-shot", "zero_shot"), ("fine-tuned", "tuned")
     means |= {head: _mean_of([run[key] for run in runs if run.get(key)]) for head, key in heads}
+    if gains:
+        found = [run["nonlinear_advantage"] for run in runs if run.get("nonlinear_advantage")]
+        means["non-linear advantage"] = accuracy(mean(found, "mean"))
     about = "Test accuracy in percent of the base model, and of one fine-tuned model a task."
+    if gains:
+        about += (
+            " Non-linear advantage: the accuracy less that of the same vector on the model to first order, over "
+            "1 − 1/classes, in points."
+        )
     return section("One model a task", about, table([means, *rows], apart=1))
+
+
+def _advantages(runs: Sequence[Plain]) -> dict[str, Cell]:
+    known = by_name(runs, "nonlinear_advantage")
+    return {name: accuracy(mean(rows, "value"), mean(rows, "stderr")) for name, rows in known.items()}
 
 
 def _mean_of(scores: Sequence[Plain]) -> Cell | None:
@@ -115,16 +134,20 @@ def _addition(runs: Sequence[Plain]) -> str:
             **_over_seeds(runs, merges[name]),
             "normalized": accuracy(mean(merges[name], "normalized")),
             "at scale 1": accuracy(mean(merges[name], "mean_at_one")),
-            "scale": _told([row["scale"] for row in merges[name]]),
+            "scale": _scales(merges[name]),
         }
         for name in order
     ]
     about = (
         "Mean test accuracy over all tasks of one merged model, in percent, at the scale that validation chose; "
-        f"normalized: relative to the fine-tuned models, task by task. {_MARKS}"
+        f"normalized: relative to the fine-tuned models, task by task. {_MARKS} {_EDGE}"
     )
     drawn = [_curves(runs, order), _by_task(runs, merges, order)]
     return section("Merged: one model for all tasks", about, table(rows), figures(*drawn))
+
+
+def _scales(rows: Sequence[Plain]) -> str:
+    return ", ".join(f"{row['scale']:.3g}" + "*" * bool(row.get("at_edge")) for row in rows)
 
 
 def _over_seeds(runs: Sequence[Plain], rows: Sequence[Plain]) -> dict[str, Any]:
@@ -236,7 +259,7 @@ def _negation(runs: Sequence[Plain]) -> str:
         {
             "target": target,
             "control": control,
-            "scale": _told([row["scale"] for row in each]),
+            "scale": _scales(each),
             **{side.replace("_", " "): score_of([row[side] for row in each]) for side in _SIDES},
         }
         for (target, control), each in found.items()
@@ -247,7 +270,8 @@ def _negation(runs: Sequence[Plain]) -> str:
         means[side.replace("_", " ")] = accuracy(sum(values) / len(values))
     about = (
         "The base model minus a task's vector, at the scale that forgets the target most on validation while the "
-        "control keeps its accuracy; test accuracy in percent. Scale 0: no scale kept the control."
+        "control keeps its accuracy; test accuracy in percent. Scale 0: no scale kept the control. "
+        f"{_EDGE}"
     )
     return section("Negated: a task forgotten", about, table([means, *rows], apart=1))
 

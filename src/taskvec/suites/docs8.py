@@ -13,6 +13,14 @@ from taskvec.suites.task import Split, Suite, Task
 PER_CLASS = 120
 """At most so many texts a class, so that no class drowns the others."""
 
+QUADRUPLES = (
+    ("scipy_function", "scipy_class", "sklearn_function", "sklearn_class"),
+    ("scipy_class", "scipy_function", "sklearn_class", "sklearn_function"),
+    ("sklearn_function", "sklearn_class", "scipy_function", "scipy_class"),
+    ("sklearn_class", "sklearn_function", "scipy_class", "scipy_function"),
+)
+"""Each of the four tasks of `docs8_subsets` as D once."""
+
 
 def docs8(*, base: str | None = None) -> Suite:
     """The suite, built from the installed libraries in seconds; equal library versions give an equal suite.
@@ -35,6 +43,7 @@ def docs8(*, base: str | None = None) -> Suite:
         temperature=TEMPERATURE,
         versions={library.distribution: version_of(library.distribution) for library in LIBRARIES},
         controls=others,
+        analogies=docs8_subsets(base=base).analogies,
     )
 
 
@@ -72,12 +81,14 @@ def docs8_subsets(*, base: str | None = None) -> Suite:
                 for label in phrases
             }
             tasks.append(labeled_task(f"{library.name}_{kind}", phrases, texts, hidden=hidden, sparse=True))
+    of = {task.name: task for task in tasks}
     return Suite(
         name="docs8_subsets",
         base=base or base_source(),
         tasks=tuple(tasks),
         temperature=TEMPERATURE,
         versions={each.distribution: version_of(each.distribution) for each in libraries},
+        analogies=tuple((of[a], of[b], of[c], of[d]) for a, b, c, d in QUADRUPLES),
     )
 
 

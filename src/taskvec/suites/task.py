@@ -85,7 +85,8 @@ class Suite:
     """A base model and the tasks that its fine-tunes are scored on.
 
     `base` is a folder or a hub id, `temperature` multiplies the cosines of every head, and `versions` records
-    what the data came from (library name → version).
+    what the data came from (library name → version). `controls` are tasks that must stay when another is negated,
+    `analogies` the tasks A, B, C and D of which A is to B as C is to D; neither has to be among `tasks`.
 
     Raises:
         ParameterError: there is no task, or two have the same name.
@@ -97,6 +98,7 @@ class Suite:
     temperature: float
     versions: Mapping[str, str]
     controls: tuple[Task, ...] = ()
+    analogies: tuple[tuple[Task, Task, Task, Task], ...] = ()
     learning_rates: Mapping[str, float] = field(default_factory=dict)
     inputs: Literal["texts", "images"] = "texts"
     head: Literal["names", "prototypes"] = "names"
