@@ -125,9 +125,9 @@ class SingularEncoder(AbstractEncoder):
             return {}
         try:
             triplets = self._choose(pieces)
-        except ConvergenceError as error:
+        except ConvergenceError as failed:
             where = f"tensor '{self._name}' of {self._vector.describe()}"
-            raise ConvergenceError(f"{where}: {error.fact}", error.fix) from error
+            raise ConvergenceError(f"{where}: {failed.fact}", failed.fix) from failed
         if triplets is None:
             return self._delegate(poll)
         count = sum(t.rank for t in triplets)
