@@ -17,7 +17,6 @@ import _models
 
 # A method that needs whole tensors, whatever is registered: row norms of the inputs on the mean's directions.
 WHOLE = """
-import torch
 from taskvec.methods import merge_method
 
 def row_balanced(deltas):
@@ -35,25 +34,29 @@ CASES: dict[str, dict[str, Any]] = {
     "whole": {"method": "row_balanced", "parameters": {}},
 }
 MEASURED = (
-    f"{WHOLE}\nimport sys, json, taskvec as tv\nr = tv.Recipe.from_data(json.loads(sys.argv[1]))\n"
+    "import sys, json, taskvec as tv\nr = tv.Recipe.from_data(json.loads(sys.argv[1]))\n"
     "r.run(sys.argv[2], threads=int(sys.argv[3]), force=True)"
 )
 PLANNED = (
-    f"{WHOLE}\nimport sys, json, taskvec as tv\n"
+    "import sys, json, taskvec as tv\n"
     "print(tv.Recipe.from_data(json.loads(sys.argv[1])).plan(threads=int(sys.argv[2])).to_json())"
 )
 
 
+def _code(recipe: dict[str, Any], code: str) -> str:
+    return f"{WHOLE}\n{code}" if recipe["method"] == "row_balanced" else code
+
+
 def planned(recipe: dict[str, Any], threads: int) -> dict[str, Any]:
     """The plan of a recipe, from a process of its own."""
-    command = [*_measure.python(PLANNED), _measure.json.dumps(recipe), str(threads)]
+    command = [*_measure.python(_code(recipe, PLANNED)), _measure.json.dumps(recipe), str(threads)]
     return dict(_measure.json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
 def compare(recipe: dict[str, Any], out: Path, threads: int, runs: int) -> dict[str, Any]:
     """Predicted beside the median of the measured runs."""
     plan = planned(recipe, threads)
-    command = [*_measure.python(MEASURED), _measure.json.dumps(recipe), str(out), str(threads)]
+    command = [*_measure.python(_code(recipe, MEASURED)), _measure.json.dumps(recipe), str(out), str(threads)]
     figures = []
     for _ in range(runs):
         figures.append(_measure.run(command))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 from taskvec.checkpoint.decompositions import leading_of
 from taskvec.delta import CHUNK, Factors
@@ -13,6 +13,7 @@ from taskvec.errors import ConvergenceError, NonFiniteError
 from taskvec.methods._triplets import Spectral, Wanted
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
     from taskvec.engine.merging import Input, Merging
@@ -33,7 +34,7 @@ class _Held:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.merged: list[Triplets] | None = None
-        self.dense: Floats | None = None
+        self.dense: tuple[npt.NDArray[Any], float] | None = None
         self.factors: Factors | None = None
 
 
@@ -69,11 +70,14 @@ class Spectra:
 
     def add_to(self, total: Floats, coefficient: float, name: str, start: int) -> None:
         """`total += coefficient * merged[start : start + total.size]`, in float64, only the rows it needs."""
+        import numpy as np
+
         from taskvec.ops.bits import add_scaled_product
 
         held = self._held_of(name, dense=True)
         if held.dense is not None:
-            total += coefficient * held.dense[start : start + total.size]
+            values, unit = held.dense
+            total += np.multiply(values[start : start + total.size], coefficient * unit, dtype=np.float64)
         elif held.factors is not None:
             add_scaled_product(total, coefficient, *held.factors, start)
 
@@ -166,18 +170,19 @@ def _shape(shape: Sequence[int], piece: Piece) -> tuple[int, int]:
     return m, n
 
 
-def _dense(shape: Sequence[int], pieces: Sequence[Piece], merged: Sequence[Triplets], *, exact: bool) -> Floats:
-    """All entries; products are as precise as the triplets are."""
-    import numpy as np
+def _dense(
+    shape: Sequence[int], pieces: Sequence[Piece], merged: Sequence[Triplets], *, exact: bool
+) -> tuple[npt.NDArray[Any], float]:
+    """All entries, flattened, and what they are to be multiplied by; products are as precise as the triplets are."""
     import torch
 
-    found = np.empty(tuple(shape))
-    for piece, x in zip(pieces, merged, strict=True):
-        largest = float(x.s.abs().amax()) if x.rank else 0.0
-        unit = x.scaled(1.0 / largest) if largest else x
-        matrix = unit.to(torch.float64 if exact else torch.float32).matrix()
-        np.multiply(matrix.cpu().numpy(), largest, out=found[piece])
-    return found.reshape(-1)
+    kind = torch.float64 if exact else torch.float32
+    largest = max((float(x.s.abs().amax()) for x in merged if x.rank), default=0.0)
+    scaled = [x.scaled(1.0 / largest) if largest else x for x in merged]
+    found = torch.empty(tuple(shape), dtype=kind)
+    for piece, x in zip(pieces, scaled, strict=True):
+        found[piece] = x.to(kind).matrix()
+    return found.reshape(-1).numpy(), largest
 
 
 def _factors(shape: Sequence[int], pieces: Sequence[Piece], merged: Sequence[Triplets]) -> Factors:

@@ -8,6 +8,7 @@ import numpy as np
 
 from taskvec.methods._dialects import Dialect
 from taskvec.methods._method import Fold
+from taskvec.methods._parameters import shares
 from taskvec.methods._place import Place
 from taskvec.ops import random, random_kernels, vote_kernels
 from taskvec.ops.signs import column
@@ -97,12 +98,6 @@ def add_kernel(
     divisors = divisors_of(dialect, density, rescale, state)
     vote_kernels.dropped_sum(block, *draw(at, seed, density), divisors, shares(coefficients, normalize), out)
     return out
-
-
-def shares(coefficients: Any, normalize: bool) -> Any:
-    """The coefficients, divided by their sum if asked to."""
-    given = np.array(coefficients, np.float64)
-    return given / given.sum() if normalize else given
 
 
 def whole_coefficients(_: int, *, density: Any, coefficients: Any, normalize: bool = False, **__: Any) -> Any:

@@ -58,6 +58,14 @@ def check_divisor(method: str, coefficients: Sequence[float]) -> None:
         )
 
 
+def shares(coefficients: Any, normalize: bool) -> Any:
+    """The coefficients as float64 (task,), divided by their sum if asked to."""
+    import numpy as np
+
+    given = np.array(coefficients, np.float64)
+    return given / given.sum() if normalize else given
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class Parameter:

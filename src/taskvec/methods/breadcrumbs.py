@@ -9,8 +9,7 @@ from jaxtyping import Float
 
 from taskvec.methods._band import Scope, band, band_method, check_band, limits
 from taskvec.methods._dialects import TwoDialects, check_sum, only_in
-from taskvec.methods._drop import shares
-from taskvec.methods._parameters import Coefficients, Density, Share
+from taskvec.methods._parameters import Coefficients, Density, Share, shares
 from taskvec.ops.signs import column
 from taskvec.ops.vote_kernels import trimmed_sum
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 
 from taskvec.methods._dialects import Dialect, check_sum, only_in
-from taskvec.methods._drop import add_kernel, divisors_of, drop_and_add, left_over, masked, shares, whole_coefficients
+from taskvec.methods._drop import add_kernel, divisors_of, drop_and_add, left_over, masked, whole_coefficients
 from taskvec.methods._method import Fold, merge_method
-from taskvec.methods._parameters import Coefficients, Density, Seed
+from taskvec.methods._parameters import Coefficients, Density, Seed, shares
 from taskvec.methods._place import Place
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from taskvec.methods._dialects import TwoDialects, check_sum, only_in
-from taskvec.methods._drop import shares, whole_coefficients
-from taskvec.methods._parameters import Coefficients, Density, NonNegative, Seed
+from taskvec.methods._drop import whole_coefficients
+from taskvec.methods._parameters import Coefficients, Density, NonNegative, Seed, shares
 from taskvec.methods._place import Place
 from taskvec.methods._ranked import check_window, drop_block, drop_ranked, ranked_method
 from taskvec.ops.signs import column

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from taskvec.methods._drop import shares
 from taskvec.methods._method import REQUIRED, merge_method
-from taskvec.methods._parameters import Coefficients, check_divisor
+from taskvec.methods._parameters import Coefficients, check_divisor, shares
 from taskvec.ops.signs import column
 from taskvec.ops.sum_kernels import fused_sum
 

@@ -6,9 +6,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from taskvec.methods._dialects import check_sum
-from taskvec.methods._drop import shares
 from taskvec.methods._method import linear_method
-from taskvec.methods._parameters import Coefficients
+from taskvec.methods._parameters import Coefficients, shares
 
 
 def _check(*, coefficients: Any, normalize: bool) -> None:

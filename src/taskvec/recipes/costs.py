@@ -15,21 +15,24 @@ from taskvec.delta import BLOCK
 from taskvec.engine.folding import _RUN
 from taskvec.methods._method import Fold, MergeMethod
 
-_START = 210e6  # bytes: the interpreter with torch, NumPy and the compiled kernels
-_THREAD = 8e6  # bytes a worker, whatever it does
+_START = 72e6  # bytes: the interpreter with NumPy and the compiled kernels
+_WITH_TORCH = 100e6  # bytes: torch, where a method or a fold needs it
+_THREAD = 6e6  # bytes a worker, whatever it does
 _TEMPORARIES = 6  # arrays like its stack that a method in plain torch holds at once
 _WHOLE = 1  # the same for a method that needs a whole tensor, beside the stack
 _TRIPLETS = 80  # bytes an entry of a matrix merged by triplets, whatever the number of tasks: their factors twice over
 _COUNTS = 1 << 16  # bins of a histogram
-_SECONDS = 1.5  # to start, and to compile or load the kernels
-# Nanoseconds on one core of a 2.x GHz x86-64 server, inputs in the page cache.
-_LINEAR = 1.5  # an entry a task: read two models, subtract, scale, add in float64
-_KERNEL = 2.5  # an entry a task: a compiled kernel, on top of reading
-_TORCH = 15.0  # an entry a task: a method in plain torch
-_COUNT = 1.5  # an entry a task: a histogram
-_STATISTIC = 6.0  # an entry a task: any other fold
-_WRITE = 1.5  # an output byte: encode, hash, write
-_HASH = 0.5  # a byte whose fingerprint is not known yet
+_SECONDS = 0.6  # to start, and to load the kernels
+_TORCH_SECONDS = 1.2  # to load torch
+# Nanoseconds on one core of a 3.x GHz x86-64 server, inputs in the page cache.
+_COPIED = 0.3  # an entry a task: a tensor that no method acts on
+_LINEAR = 1.2  # an entry a task: read two models, subtract, scale, add in float64
+_KERNEL = 0.9  # an entry a task: read, and a compiled kernel
+_TORCH = 8.0  # an entry a task: read, and a method in plain torch
+_COUNT = 0.9  # an entry a task: read, and a histogram or a compiled statistic
+_STATISTIC = 7.0  # an entry a task: read, and any other fold
+_WRITE = 0.9  # an output byte: encode, hash, write
+_HASH = 0.3  # a byte whose fingerprint is not known yet
 
 
 @final
@@ -66,7 +69,14 @@ def peak_bytes(work: Work) -> int:
     """The predicted peak of anonymous memory of the whole process, in bytes."""
     folding = max((_fold_bytes(work, fold) for fold in work.folds), default=0.0)
     worker = max((_worker_bytes(work, acting) for acting in work.tensors), default=0.0)
-    return round(_START + work.threads * _THREAD + max(folding, work.threads * worker + _whole_bytes(work)))
+    start = _START + (_WITH_TORCH if _needs_torch(work) else 0.0)
+    return round(start + work.threads * _THREAD + max(folding, work.threads * worker + _whole_bytes(work)))
+
+
+def _needs_torch(work: Work) -> bool:
+    """Whether something is neither a linear combination nor compiled."""
+    plain = any(a.method is not None and not a.linear and a.method.kernel is None for a in work.tensors)
+    return plain or any(not (fold.counts or fold.compiled) for fold in work.folds)
 
 
 def _fold_bytes(work: Work, fold: Fold) -> float:
@@ -112,16 +122,17 @@ def seconds(work: Work) -> float | None:
     if any(a.unit == "matrix" and a.whole for a in work.tensors):
         return None
     moved = sum(a.spec.numel for a in work.tensors if a.method is not None) * work.tasks
-    folds = sum(moved * ((_COUNT if fold.counts else _STATISTIC) + _LINEAR) for fold in work.folds)
-    merging = sum(a.spec.numel * work.tasks * (_LINEAR + _rate(a)) for a in work.tensors)
+    folds = sum(moved * (_COUNT if fold.counts or fold.compiled else _STATISTIC) for fold in work.folds)
+    merging = sum(a.spec.numel * work.tasks * _rate(a) for a in work.tensors)
     writing = sum(a.spec.nbytes for a in work.tensors) * _WRITE
-    return _SECONDS + (folds + merging + writing) / work.threads / 1e9 + work.hashed * _HASH / 1e9
+    start = _SECONDS + (_TORCH_SECONDS if _needs_torch(work) else 0.0)
+    return start + (folds + merging + writing) / work.threads / 1e9 + work.hashed * _HASH / 1e9
 
 
 def _rate(acting: Acting) -> float:
-    if acting.linear or acting.method is None:
-        return 0.0
-    return _KERNEL if acting.method.kernel is not None else _TORCH
+    if acting.method is None:
+        return _COPIED
+    return _LINEAR if acting.linear else _KERNEL if acting.method.kernel is not None else _TORCH
 
 
 def assumptions(work: Work) -> Mapping[str, str]:
@@ -131,7 +142,7 @@ def assumptions(work: Work) -> Mapping[str, str]:
         "memory": f"{work.threads} workers, one chunk of {CHUNK:,} entries each"
         + (", and one whole tensor each" if whole else "")
         + "; mapped files are not counted",
-        "time": f"{work.threads} idle cores of a 2.x GHz x86-64 server, inputs in the page cache, a disk that keeps up"
+        "time": f"{work.threads} idle cores of a 3.x GHz x86-64 server, inputs in the page cache, a disk that keeps up"
         if seconds(work) is not None
         else "not predicted: the method decomposes matrices",
     }
