@@ -227,3 +227,14 @@ def test_triplets_scale_and_cut():
     assert (x.scaled(-2.0).s >= 0).all()
     assert torch.equal(x.top(1).matrix(), torch.diag(torch.tensor([3.0, 0.0, 0.0])))
     assert not Triplets.none(2, 3).matrix().any()
+
+
+@pytest.mark.parametrize("route", ["svd", "gram64", "gram32", None])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_matrix_of_lower_rank_than_asked_for_has_the_triplets_it_has(route, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(100, 2, generator=generator) @ torch.randn(2, 90, generator=generator)
+    for rank in (2, 11, 90):
+        found = leading(x, rank, route=route).triplets
+        assert found.rank == 2
+        assert float((found.matrix() - x).norm()) < 1e-5 * float(x.norm())

@@ -11,7 +11,8 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -115,7 +116,20 @@ def default() -> Decompositions | None:
     return _at(cache_folder() / "decompositions", size) if size else None
 
 
-def leading_of(matrix: torch.Tensor, rank: int, *, exact: bool = False, cache: Decompositions | None = None) -> Leading:
+_current: ContextVar[Decompositions | None] = ContextVar("decompositions", default=None)
+
+
+@contextmanager
+def using(cache: Decompositions | None) -> Iterator[None]:
+    """What this thread decomposes within it goes through `cache`; None: through the default one, if there is one."""
+    token = _current.set(cache)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def leading_of(matrix: torch.Tensor, rank: int, *, exact: bool = False) -> Leading:
     """As `spectral.leading_for`, through a cache where there is one.
 
     Raises:
@@ -123,7 +137,7 @@ def leading_of(matrix: torch.Tensor, rank: int, *, exact: bool = False, cache: D
     """
     from taskvec.ops.spectral import leading_for
 
-    chosen = cache or default()
+    chosen = _current.get() or default()
     return (chosen.leading if chosen is not None else leading_for)(matrix, rank, exact=exact)
 
 

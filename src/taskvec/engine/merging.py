@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, final
 
-from taskvec.checkpoint.decompositions import Decompositions
+from taskvec.checkpoint.decompositions import Decompositions, using
 from taskvec.checkpoint.layout import Layout
 from taskvec.checkpoint.progress import Meter, Progress, unseen
 from taskvec.checkpoint.roles import default_role
@@ -84,7 +84,7 @@ class Merging:
         self._together: dict[str, int] = {}
         self._weights: dict[str, Floats | None] = {}
         self.layout = layout or Layout.of(specs)
-        self._runner = LocalRunner(threads)
+        self._runner, self._cache = LocalRunner(threads), cache
         self._states: States = {}
         self.notes: dict[str, dict[str, float]] = {}
         self._noting = threading.Lock()
@@ -95,7 +95,7 @@ class Merging:
             method.check_at(bound.at(name))
         self.spectra = None
         if method.spectral is not None:
-            self.spectra = Spectra(self, method.spectral, keep=self._runner.threads + 1, cache=cache)
+            self.spectra = Spectra(self, method.spectral, keep=self._runner.threads + 1)
         self._folds = method.folds_for(bound)
         self._folded = not self._folds
         self._lock = threading.Lock()
@@ -275,8 +275,11 @@ class Merging:
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
-        """Within it, what is made with as_tensor lies where the method runs; on a processor one thread computes."""
-        with one_thread(), self._device or contextlib.nullcontext():
+        """Within it, what is made with as_tensor lies where the method runs; on a processor one thread computes.
+
+        Decompositions go through the cache.
+        """
+        with one_thread(), using(self._cache), self._device or contextlib.nullcontext():
             yield
 
     def layout_changes(self) -> dict[str, dict[str, str]]:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, final
 
-from taskvec.checkpoint.decompositions import Decompositions, leading_of
+from taskvec.checkpoint.decompositions import leading_of
 from taskvec.delta import CHUNK, Factors
 from taskvec.errors import ConvergenceError, NonFiniteError
 from taskvec.methods._triplets import Spectral, Wanted
@@ -45,8 +45,8 @@ class Spectra:
     Held beside them, a worker: the delta of one task, and the triplets of all.
     """
 
-    def __init__(self, merging: Merging, spectral: Spectral, *, keep: int, cache: Decompositions | None) -> None:
-        self._merging, self._spectral, self._keep, self._cache = merging, spectral, keep, cache
+    def __init__(self, merging: Merging, spectral: Spectral, *, keep: int) -> None:
+        self._merging, self._spectral, self._keep = merging, spectral, keep
         self._wanted = {n: self._wanted_of(n) for n in merging.specs if merging.method_for(n) is merging.method}
         self._held: OrderedDict[str, _Held] = OrderedDict()
         self._lock = threading.Lock()
@@ -132,7 +132,7 @@ class Spectra:
                     yield leading_of_product(factors[0][rows], factors[1][:, columns], wanted.rank).triplets
                 elif matrix is not None:
                     part = matrix[rows, columns]
-                    yield leading_of(part, wanted.rank, exact=wanted.exact, cache=self._cache).triplets
+                    yield leading_of(part, wanted.rank, exact=wanted.exact).triplets
                 else:
                     yield Triplets.none(*_shape(shape, (rows, columns)))
             except ConvergenceError as error:

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taskvec.checkpoint.decompositions import leading_of
 from taskvec.methods._method import merge_method
 from taskvec.methods._parameters import Fraction
-from taskvec.ops.spectral import decompose
 
 
 @merge_method(
@@ -31,7 +31,8 @@ def cart(deltas: Float[Tensor, "task m n"], *, density: Fraction = 0.08, scale: 
 
     Differs from the paper: nothing known (written from descriptions of it).
     """
-    exact = deltas.double()
-    mean = exact.mean(0)
-    rank = max(1, int(density * min(mean.shape)))
-    return mean + scale * torch.stack([decompose(delta - mean, rank).matrix() for delta in exact]).sum(0)
+    mean = deltas.mean(0, dtype=torch.float64)
+    rank, merged = max(1, int(density * min(mean.shape))), mean.clone()
+    for delta in deltas:
+        merged += scale * leading_of(delta - mean, rank).triplets.matrix()
+    return merged

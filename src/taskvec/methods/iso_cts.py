@@ -5,6 +5,7 @@ from typing import Annotated
 from jaxtyping import Float
 from torch import Tensor
 
+from taskvec.checkpoint.decompositions import leading_of
 from taskvec.methods._method import merge_method
 from taskvec.methods._parameters import Range, Share
 from taskvec.methods._place import Place
@@ -44,6 +45,6 @@ def iso_cts(
     Differs from the paper: arbitrary directions (rank-deficient sums, tasks that coincide) are left out; n_t is at most
     floor(r / T), where the published rounding would leave c negative.
     """
-    found = isotropic_subspaces(deltas, common=common, tolerance=tolerance)
+    found = isotropic_subspaces(deltas, common=common, tolerance=tolerance, leading=leading_of)
     at.report("dropped", found.dropped)
     return found.matrix

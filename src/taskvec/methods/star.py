@@ -6,16 +6,18 @@ from torch import Tensor
 
 from taskvec.methods._method import merge_method
 from taskvec.methods._parameters import Fraction
-from taskvec.ops.spectral import decompose
+from taskvec.ops.reshaping import reshaped
+
+_NOISE = 2.0**-24  # singular values below this share of the largest are rounding
 
 
 def _truncated(delta: Tensor, density: float) -> Float64[Tensor, "m n"]:
-    found = decompose(delta.double())
-    sums = found.s.cumsum(0)
-    if not found.rank or float(sums[-1]) == 0.0:
-        return torch.zeros(delta.shape, dtype=torch.float64)
-    kept = found.top(int((sums < density * sums[-1] * (1.0 - 2.0**-40)).sum()) + 1)
-    return kept.matrix() * (sums[-1] / sums[kept.rank - 1])
+    def kept(s: Tensor) -> Tensor:
+        sums = s.where(s > _NOISE * s[0], 0.0).cumsum(0)
+        count = int((sums < density * sums[-1] * (1.0 - 2.0**-40)).sum()) + 1
+        return s * (torch.arange(len(s)) < count) * (sums[-1] / sums[count - 1])
+
+    return reshaped(delta, kept)
 
 
 @merge_method(

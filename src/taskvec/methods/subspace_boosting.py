@@ -12,7 +12,7 @@ from taskvec.methods._over import folds_of, run
 from taskvec.methods._parameters import Range, Share
 from taskvec.methods._place import Place
 from taskvec.ops.isotropic import floor_of
-from taskvec.ops.spectral import decompose
+from taskvec.ops.reshaping import reshaped
 
 _WHOLE = (slice(None), slice(None))
 
@@ -68,10 +68,9 @@ def subspace_boosting(
 
 
 def _boosted(merged: Tensor, beta: float, floor: float) -> Tensor:
-    found = decompose(merged)
-    sums = found.s.cumsum(0)
-    if not found.rank or beta == 1.0:
-        return merged
-    at_least = found.s[int((sums < beta * sums[-1] * (1.0 - 2.0**-40)).sum())]
-    lift = (at_least - found.s).clamp(min=0.0) * (found.s > floor)
-    return merged + (found.u * lift) @ found.v.T
+    def lift(s: Tensor) -> Tensor:
+        sums = s.cumsum(0)
+        at_least = s[int((sums < beta * sums[-1] * (1.0 - 2.0**-40)).sum())]
+        return (at_least - s).clamp(min=0.0) * (s > floor)
+
+    return merged if beta == 1.0 else merged + reshaped(merged, lift)

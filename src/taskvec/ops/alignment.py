@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from taskvec.ops.spectral import decompose
+from taskvec.ops.spectral import FAILED, SMALL, column_gram, decompose
 
+_GRAM = 2.0**-21  # singular values below this share of the largest are rounding in a Gram matrix
 _NOISE = 2.0**-40  # coordinates below this share of the largest are rounding
 
 
@@ -19,9 +22,19 @@ def common_basis(stacked: Float[Tensor, "task m n"], *, tolerance: float) -> Flo
         q, beside = torch.linalg.qr(beside)
     if not beside.numel():
         return torch.zeros(stacked.shape[1], 0, dtype=torch.float64)
-    found = decompose(beside)
-    basis = found.u[:, found.s > tolerance * found.s[0]]
+    basis = _left_vectors(beside, tolerance)
     return basis if q is None else q @ basis
+
+
+def _left_vectors(wide: Tensor, tolerance: float) -> Tensor:
+    """By the Gram matrix of the rows, where the tolerance is above its rounding."""
+    if wide.shape[0] > SMALL and tolerance >= _GRAM:
+        with suppress(FAILED):
+            squares, vectors = (x.flip(-1) for x in torch.linalg.eigh(column_gram(wide.T)))
+            basis: Tensor = vectors[:, squares > tolerance**2 * squares[0]]
+            return basis
+    found = decompose(wide)
+    return found.u[:, found.s > tolerance * found.s[0]]
 
 
 def coordinates(stacked: Float[Tensor, "task m n"], basis: Float64[Tensor, "m k"]) -> Float[Tensor, "task k n"]:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from taskvec.ops.spectral import decompose
+from taskvec.ops.spectral import column_gram, decompose
 
 _FIRST, _SECOND, _SMALL = 0.9, 0.999, 1e-8  # Adam's moments and the number that keeps it from dividing by 0
 
@@ -48,11 +48,11 @@ def _pulled(live: Tensor, unit: Tensor, epsilon: float, tolerance: float) -> Ten
     """
     tasks, m, n = live.shape
     rows, wide = unit.reshape(tasks * m, n), tasks * m < n
-    gram = rows @ rows.T if wide else rows.T @ rows
+    gram, targets = (column_gram(rows.T), None) if wide else _weighed(live, unit)
     floor = 1e-8 * torch.linalg.matrix_norm(gram)
     gram.diagonal().add_(epsilon)
     if not int(torch.linalg.cholesky_ex(gram - floor * torch.eye(len(gram), dtype=torch.float64)).info):
-        right = torch.cat(list(live @ unit.mT), 1) if wide else _targets(live, unit)
+        right = torch.cat(list(live @ unit.mT), 1) if targets is None else targets
         found = torch.cholesky_solve(right.T, torch.linalg.cholesky(gram)).T
         return found @ rows if wide else found
     factors = decompose(rows)
@@ -64,13 +64,25 @@ def _pulled(live: Tensor, unit: Tensor, epsilon: float, tolerance: float) -> Ten
     return merged
 
 
-def _targets(live: Tensor, unit: Tensor) -> Tensor:
-    """Σ δ_t K_t, by way of the smaller of m x m and n x n."""
-    total = torch.zeros_like(live[0])
-    wide = live.shape[1] < live.shape[2]
+def _weighed(live: Tensor, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ K_t and Σ δ_t K_t, the latter by way of the smaller of m x m and n x n."""
+    _, m, n = live.shape
+    if m < n:
+        return column_gram(unit.reshape(-1, n)), _targets(live, unit)
+    targets, total = torch.zeros_like(live[0]), live.new_zeros(n, n)
     for delta, one in zip(live, unit, strict=True):
-        total += (delta @ one.T) @ one if wide else delta @ (one.T @ one)
-    return total
+        weights = column_gram(one)
+        total += weights
+        targets += delta @ weights
+    return total, targets
+
+
+def _targets(live: Tensor, unit: Tensor) -> Tensor:
+    """Σ δ_t K_t of deltas with fewer rows than columns."""
+    targets = torch.zeros_like(live[0])
+    for delta, one in zip(live, unit, strict=True):
+        targets += (delta @ one.T) @ one
+    return targets
 
 
 def descended(stacked: Float[Tensor, "task m n"], *, steps: int, rate: float) -> Float64[Tensor, "m n"]:
@@ -81,8 +93,7 @@ def descended(stacked: Float[Tensor, "task m n"], *, steps: int, rate: float) ->
         return merged
     tasks, m, n = live.shape
     rows = unit.reshape(tasks * m, n)
-    target = _targets(live, unit)
-    weights = rows.T @ rows if n <= 2 * tasks * m else None
+    weights, target = _weighed(live, unit) if n <= 2 * tasks * m else (None, _targets(live, unit))
     noise = _NOISE * float(live.abs().amax())
     first, second = torch.zeros_like(merged), torch.zeros_like(merged)
     for step in range(1, steps + 1):

@@ -28,7 +28,7 @@ from taskvec.ops.triplets import Triplets
 
 Route = Literal["zero", "factors", "svd", "gram64", "gram32", "sampled"]
 NOISE = 2.0**-20  # singular values below this share of a matrix's largest are the rounding of its float32 entries
-_SMALL = 64  # a side up to which nothing but "svd" is worth a thought
+SMALL = 64  # a side up to which nothing but "svd" is worth a thought
 _SAFE = 2.0**-10  # squares of the singular values wanted, relative to the largest, above which float32 will do
 _RESIDUAL = 1e-5  # relative, above which "gram32" is not accepted
 FAILED: type[Exception] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
@@ -123,7 +123,7 @@ def shelf(rank: int, most: int) -> int:
 def cheapest(m: int, n: int, rank: int) -> Route:
     """The route that the cost model picks for the `rank` largest triplets of a matrix m x n."""
     short, long = sorted((m, n))
-    if short <= _SMALL:
+    if short <= SMALL:
         return "svd"
     work = (long * short**2, short**3, long * short * rank)
     costs = {route: sum(c * w for c, w in zip(price, work, strict=True)) for route, price in _COSTS.items()}
@@ -158,7 +158,7 @@ def leading(matrix: Float[Tensor, "m n"], rank: int, *, route: Route | None = No
         tall = tall * math.ldexp(1.0, -max(exponent, -120))
         if exponent < -120:  # 2^149 is beyond float32
             tall *= math.ldexp(1.0, -120 - exponent)
-    found = _sampled(tall.float(), rank, energy) if energy < 1.0 and min(m, n) > _SMALL else None
+    found = _sampled(tall.float(), rank, energy) if energy < 1.0 and min(m, n) > SMALL else None
     if found is None:
         found = _taken(tall, rank, route or cheapest(m, n, rank), (m, n))
     u, v = (found.triplets.v, found.triplets.u) if m < n else (found.triplets.u, found.triplets.v)
@@ -234,7 +234,7 @@ def _by_gram(matrix: Tensor, rank: int, *, least: float = 0.0) -> Triplets:
     wide = matrix.shape[0] < matrix.shape[1]
     tall = matrix.T if wide else matrix
     squares, vectors = torch.linalg.eigh(column_gram(tall))
-    if rank == 0 or float(squares[-rank]) < least * float(squares[-1]):
+    if rank == 0 or (least and float(squares[-rank]) < least * float(squares[-1])):
         return Triplets.none(*matrix.shape)
     basis = vectors[:, -rank - _MORE :].flip(1)
     image = (tall @ basis).double()
@@ -263,7 +263,7 @@ def _applied(tall: Tensor, u: Tensor, s: Tensor, v: Tensor, signs: Tensor) -> Te
 def column_gram(columns: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
     """columnsᵀ columns: the blocks of the upper triangle are computed, those of the lower one copied."""
     n = columns.shape[1]
-    if n <= _SMALL:
+    if n <= SMALL:
         return columns.T @ columns
     found, step = columns.new_empty(n, n), -(-n // _PARTS)
     for start in range(0, n, step):

@@ -5,9 +5,10 @@ from typing import Annotated
 from jaxtyping import Float
 from torch import Tensor
 
+from taskvec.checkpoint.decompositions import leading_of
 from taskvec.methods._parameters import Range
 from taskvec.methods._place import Place
-from taskvec.ops.whitening import decorrelated
+from taskvec.ops.whitening import orthogonalized
 from taskvec.transforms._transform import vector_transform
 
 
@@ -42,7 +43,8 @@ def orthogonalize(
     Differs from the paper: dependent directions are left out instead of being made up, and so are triplets that are
     rounding (2^-20 of a delta's largest).
     """
-    found = decorrelated(deltas, min(deltas.shape[1:]) // len(deltas), tolerance=tolerance)
+    rank = min(deltas.shape[1:]) // len(deltas)
+    found = orthogonalized([leading_of(delta, rank).triplets for delta in deltas], tolerance=tolerance)
     for what, number in found.notes().items():
         at.report(what, number)
     return found.parts()
