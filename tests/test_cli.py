@@ -84,7 +84,7 @@ def test_extract_takes_tsv_by_density_energy_and_budget(here: Path) -> None:
     table = called_json("extract", "base", "math", "-o", "b.tv.safetensors", "--codec", "tsv", *settings)
     assert (table["codec"]["budget"], table["codec"]["dtype"], table["codec"]["density"]) == ("60%", "BF16", None)
     out = call("info", "b.tv.safetensors").stdout
-    assert "codec       tsv, budget=60%, convolutions=other, dtype=BF16, other=BF16" in out
+    assert "codec       tsv, budget=60%, convolutions=other, dtype=BF16, exact=False, other=BF16" in out
     assert "; at most" in out
     call("extract", "base", "math", "-o", "c.tv.safetensors", "--codec", "tsv", "--set", "energy=0.9")
     assert "exclude each other" in refused(
